@@ -1,0 +1,222 @@
+"""KnowledgeGraph: one version, mapped into memory, read-only, safe to share between threads."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import marisa_trie  # type: ignore[import-not-found]
+import numpy as np
+import numpy.typing as npt
+
+from knowledge.builder import TEXT_BIT
+from knowledge.errors import DamagedVersionError, InvalidInputError, UnknownEntityError
+from knowledge.linking import (
+    Candidate,
+    Link,
+    Match,
+    NormalText,
+    best_spans,
+    choose,
+    find_matches,
+    is_weak,
+    normalise,
+    strongest,
+)
+from knowledge.storage import Array, StringTable, map_array, map_matrix
+from knowledge.versions import Verify, check_version, resolve
+
+
+@dataclass(frozen=True)
+class Triple:
+    """One fact. `object` is an entity id, or -1 when the object is a text; `text` is its name."""
+
+    subject: int
+    relation: str
+    object: int
+    text: str
+
+
+class KnowledgeGraph:
+    """One version of a knowledge graph. Make it with `KnowledgeGraph.open`."""
+
+    version: str
+    dimension: int
+    stats: dict[str, Any]
+    relations: list[str]
+    path: Path
+
+    def __init__(self, directory: Path, version: str, stats: dict[str, Any]) -> None:
+        self.path = directory
+        self.version = version
+        self.stats = stats
+        self.dimension = int(stats["dimension"])
+        # Not splitlines(): a relation may hold U+2028.
+        self.relations = (directory / "relations.txt").read_text(encoding="utf-8").split("\n")[:-1]
+        self._keys = StringTable.open(directory / "ent_key.bin", directory / "ent_key.off.npy")
+        self._names = StringTable.open(directory / "ent_name.bin", directory / "ent_name.off.npy")
+        self._values = StringTable.open(directory / "val.bin", directory / "val_off.npy")
+        self._pointers = map_array(directory / "tri_ptr.npy")
+        self._relation_ids = map_array(directory / "tri_rel.npy")
+        self._objects = map_array(directory / "tri_obj.npy")
+        self._trie = _map_trie(directory / "names.marisa")
+        self._surfaces = map_array(directory / "surf_ptr.npy")
+        self._candidate_ids = map_array(directory / "cand_id.npy")
+        self._priors = map_array(directory / "cand_prior.npy")
+        self._vectors: Array | None = None
+        if self.dimension:
+            self._vectors = map_matrix(directory / "vectors.safetensors")
+        self._check_lengths()
+
+    @classmethod
+    def open(cls, path: str | Path, *, verify: Verify = "quick") -> "KnowledgeGraph":
+        """Open a version directory, or the version that `CURRENT` of a store names.
+
+        "quick" checks that every file is there with its size; "full" reads all bytes against
+        their sha256. Raises a VersionError that names the file.
+        """
+        directory = resolve(Path(path))
+        manifest = check_version(directory, verify)
+        try:
+            return cls(directory, manifest.version, manifest.stats)
+        except (OSError, KeyError, UnicodeDecodeError) as error:
+            raise DamagedVersionError(directory, f"cannot be opened ({error!r})") from error
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def entity(self, key_or_id: str | int) -> int:
+        """The id of a key, or the id itself if the graph has it. Raises UnknownEntityError."""
+        if isinstance(key_or_id, str):
+            found = self._keys.find(key_or_id)
+        else:
+            found = int(key_or_id) if 0 <= key_or_id < len(self) else -1
+        if found < 0:
+            raise UnknownEntityError(key_or_id, self.version)
+        return found
+
+    def key(self, entity: int) -> str:
+        """The stable key of an id. Raises UnknownEntityError."""
+        return self._keys[self.entity(entity)]
+
+    def name(self, entity: int) -> str:
+        """The name shown to people. Raises UnknownEntityError."""
+        return self._names[self.entity(entity)]
+
+    def neighbours(
+        self, entity: str | int, relation: str | None = None, limit: int = 50
+    ) -> list[Triple]:
+        """At most `limit` facts of which `entity` is the subject, sorted by relation and object.
+
+        A relation that the graph does not have gives []. Raises UnknownEntityError.
+        """
+        if limit < 0:
+            raise InvalidInputError(f"limit is {limit}; allowed are 0 and more")
+        subject = self.entity(entity)
+        rows = range(int(self._pointers[subject]), int(self._pointers[subject + 1]))
+        if relation is None:
+            return [self._triple(subject, row) for row in rows[:limit]]
+        if relation not in self.relations:
+            return []
+        wanted = self.relations.index(relation)
+        found = [row for row in rows if self._relation_ids[row] == wanted]
+        return [self._triple(subject, row) for row in found[:limit]]
+
+    def triples(self) -> npt.NDArray[np.int64]:
+        """All facts between two entities, (n, 3): head, relation number, tail."""
+        counts: Array = np.diff(self._pointers)
+        heads = np.repeat(np.arange(len(self)), counts.astype(np.int64))
+        rows = np.stack([heads, self._relation_ids, self._objects], axis=1).astype(np.int64)
+        return rows[rows[:, 2] < int(TEXT_BIT)]
+
+    def vectors(self, ids: Iterable[int] | Array) -> npt.NDArray[np.float32]:
+        """Entity vectors, (n, dimension). The id -1 means "no entity": a row of zeros.
+
+        Raises UnknownEntityError for any other id that the graph does not have.
+        """
+        wanted = np.asarray(ids if isinstance(ids, np.ndarray) else list(ids), np.int64)
+        outside = (wanted < -1) | (wanted >= len(self))
+        if outside.any():
+            raise UnknownEntityError(int(wanted[outside][0]), self.version)
+        rows = np.zeros((*wanted.shape, self.dimension), np.float32)
+        if self._vectors is not None:
+            rows[wanted >= 0] = self._vectors[wanted[wanted >= 0]]
+        return rows
+
+    def link(self, text: str, max_entities: int = 10) -> list[Link]:
+        """The entities that `text` mentions: disjoint links in order, at most `max_entities`.
+
+        Of more, the longest and most certain stay. A text without entities gives [].
+        """
+        if max_entities < 0:
+            raise InvalidInputError(f"max_entities is {max_entities}; allowed are 0 and more")
+        normal = normalise(text)
+        spans = strongest(best_spans(list(self._matches(normal))), max_entities)
+        return [self._link(text, normal, span) for span in spans]
+
+    def _matches(self, normal: NormalText) -> Iterator[Match]:
+        for start, surface in find_matches(normal, self._trie.prefixes, self._longest):
+            index = self._trie.get(surface)
+            if not self._is_weak(surface, index):
+                prior = float(self._priors[self._surfaces[index]])
+                yield Match(start, start + len(surface), index, prior)
+
+    @property
+    def _longest(self) -> int:
+        return int(self.stats["longest_surface"])
+
+    def _is_weak(self, surface: str, index: int) -> bool:
+        if len(surface) > 1:
+            return is_weak(surface, ())
+        candidates = self._candidates(index)
+        names = [(normalise(self._names[c.entity]).text, c.prior) for c in candidates]
+        return is_weak(surface, names)
+
+    def _candidates(self, index: int) -> tuple[Candidate, ...]:
+        rows = range(int(self._surfaces[index]), int(self._surfaces[index + 1]))
+        entities = [int(self._candidate_ids[row]) for row in rows]
+        priors = [float(self._priors[row]) for row in rows]
+        return tuple(
+            Candidate(entity, self._keys[entity], prior)
+            for entity, prior in zip(entities, priors, strict=True)
+        )
+
+    def _link(self, text: str, normal: NormalText, span: Match) -> Link:
+        start, end = normal.starts[span.start], normal.ends[span.end - 1]
+        candidates = self._candidates(span.index)
+        chosen = choose(candidates)
+        name = self._names[chosen.entity]
+        surface = text[start:end]
+        return Link(start, end, surface, chosen.entity, chosen.key, name, chosen.prior, candidates)
+
+    def _triple(self, subject: int, row: int) -> Triple:
+        target = int(self._objects[row])
+        relation = self.relations[self._relation_ids[row]]
+        if target >= int(TEXT_BIT):
+            return Triple(subject, relation, -1, self._values[target - int(TEXT_BIT)])
+        return Triple(subject, relation, target, self._names[target])
+
+    def _check_lengths(self) -> None:
+        """Sizes that a manifest cannot see: the arrays must fit each other."""
+        expected = {
+            "ent_name.off.npy": (len(self._names), len(self)),
+            "tri_ptr.npy": (len(self._pointers), len(self) + 1),
+            "tri_obj.npy": (len(self._objects), int(self._pointers[-1])),
+            "tri_rel.npy": (len(self._relation_ids), int(self._pointers[-1])),
+            "surf_ptr.npy": (len(self._surfaces), len(self._trie) + 1),
+            "cand_id.npy": (len(self._candidate_ids), int(self._surfaces[-1])),
+            "cand_prior.npy": (len(self._priors), int(self._surfaces[-1])),
+        }
+        if self._vectors is not None:
+            wanted = len(self) * self.dimension
+            expected["vectors.safetensors"] = (self._vectors.size, wanted)
+        for name, (found, wanted) in expected.items():
+            if found != wanted:
+                raise DamagedVersionError(self.path / name, f"has {found} rows, wanted {wanted}")
+
+
+def _map_trie(path: Path) -> Any:
+    try:
+        return marisa_trie.Trie().mmap(str(path))
+    except RuntimeError as error:
+        raise DamagedVersionError(path, f"is not a dictionary ({error})") from error

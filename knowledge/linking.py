@@ -1,0 +1,198 @@
+"""From a sentence to its entities: normalise, match, choose spans, choose candidates.
+
+Every position that leaves this module is a character offset in the ORIGINAL text.
+"""
+
+import re
+import unicodedata
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+# Variation selectors, zero-width space, soft hyphen, byte order mark: they carry no meaning here.
+_IGNORED = frozenset("\ufe0e\ufe0f\u200b\u00ad\ufeff")
+_NUMBER = re.compile(r"[\d.,:%+\-\s]+")
+_REPLACEMENT = "\ufffd"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One meaning of a surface; `prior` is in (0, 1]."""
+
+    entity: int
+    key: str
+    prior: float
+
+
+@dataclass(frozen=True)
+class Link:
+    """`text[start:end] == surface` means the entity `entity`; `score` is in (0, 1]."""
+
+    start: int
+    end: int
+    surface: str
+    entity: int
+    key: str
+    name: str
+    score: float
+    candidates: tuple[Candidate, ...]
+
+
+@dataclass(frozen=True)
+class NormalText:
+    """Normalised text; character i of it came from `[starts[i], ends[i])` of the original."""
+
+    text: str
+    starts: tuple[int, ...]
+    ends: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Match:
+    """A surface found at [start, end) of the normalised text; `index` is its dictionary id."""
+
+    start: int
+    end: int
+    index: int
+    prior: float
+
+
+def normalise(text: str) -> NormalText:
+    """NFKC and lower case, one user-perceived character at a time, so that offsets stay known.
+
+    Lone surrogates and NUL become U+FFFD: the dictionary cannot hold them.
+    """
+    pieces: list[str] = []
+    starts: list[int] = []
+    ends: list[int] = []
+    for start, end in _characters(text):
+        piece = "".join(c for c in text[start:end] if c not in _IGNORED)
+        piece = unicodedata.normalize("NFKC", piece).lower()
+        piece = "".join(_REPLACEMENT if _unstorable(c) else c for c in piece)
+        pieces.append(piece)
+        starts += [start] * len(piece)
+        ends += [end] * len(piece)
+    return NormalText("".join(pieces), tuple(starts), tuple(ends))
+
+
+def inside_word(text: str, start: int, end: int) -> bool:
+    """Whether [start, end) cuts an ASCII word, as `cat` does in `category`. Chinese has no cuts."""
+    return _joined(text, start) or _joined(text, end)
+
+
+def is_weak(surface: str, names: Sequence[tuple[str, float]]) -> bool:
+    """Whether a normalised surface says too little to win alone.
+
+    Pure numbers are weak. So is a single letter or ideograph, unless `names`, the (normalised
+    name, prior) of its candidates, has it as the name of an entity with a prior of 0.5 or more.
+    A single symbol (an emoji) means one thing and is not weak.
+    """
+    if surface.isnumeric() or _NUMBER.fullmatch(surface):
+        return True
+    if len(surface) != 1 or unicodedata.category(surface) == "So":
+        return False
+    return not any(name == surface and prior >= 0.5 for name, prior in names)
+
+
+def best_spans(matches: Sequence[Match]) -> list[Match]:
+    """The non-overlapping matches with the highest total weight, in order of position.
+
+    A span weighs its length, less 0.5 so that one long span beats two that cover the same
+    characters, plus a fifth of its prior. Weighted interval scheduling, O(n log n).
+    """
+    ordered = sorted(matches, key=lambda match: (match.end, match.start, match.index))
+    if not ordered:
+        return []
+    # best[p]: the highest weight of any choice that ends at or before position p.
+    best = [0.0] * (ordered[-1].end + 1)
+    taken: list[Match | None] = [None] * len(best)
+    filled = 0
+    for match in ordered:
+        if match.end > filled:
+            best[filled + 1 : match.end + 1] = [best[filled]] * (match.end - filled)
+            filled = match.end
+        total = best[match.start] + weight(match)
+        if total > best[match.end]:
+            best[match.end], taken[match.end] = total, match
+    return _walk_back(taken)
+
+
+def weight(match: Match) -> float:
+    """How much a span is worth; see `best_spans`."""
+    return match.end - match.start - 0.5 + 0.2 * match.prior
+
+
+def strongest(matches: Sequence[Match], count: int) -> list[Match]:
+    """The `count` heaviest of disjoint matches, in order of position."""
+    heaviest = sorted(matches, key=lambda match: (-weight(match), match.start))[:count]
+    return sorted(heaviest, key=lambda match: match.start)
+
+
+def choose(candidates: Sequence[Candidate]) -> Candidate:
+    """The candidate with the highest prior; equal priors go to the smaller id.
+
+    The seam for disambiguation: coherence and overlap with the sentence come in here.
+    """
+    return min(candidates, key=lambda candidate: (-candidate.prior, candidate.entity))
+
+
+def find_matches(
+    text: NormalText, prefixes: Callable[[str], Sequence[str]], longest: int
+) -> Iterator[tuple[int, str]]:
+    """Yield (start, surface) for every surface at every position that cuts no word.
+
+    `prefixes` gives the dictionary's surfaces that a string starts with; `longest` is the
+    length of its longest surface, so that a long text costs no more per character.
+    """
+    for start in range(len(text.text)):
+        for surface in prefixes(text.text[start : start + longest]):
+            if not _cuts(text, start, start + len(surface)):
+                yield start, surface
+
+
+def _cuts(text: NormalText, start: int, end: int) -> bool:
+    # A ligature or "㎏" is one original character: half of it is no span either.
+    half = (start > 0 and text.starts[start] == text.starts[start - 1]) or (
+        end < len(text.text) and text.starts[end] == text.starts[end - 1]
+    )
+    return half or inside_word(text.text, start, end)
+
+
+def _joined(text: str, position: int) -> bool:
+    if not 0 < position < len(text):
+        return False
+    pair = text[position - 1 : position + 1]
+    return pair.isascii() and pair.isalnum()
+
+
+def _characters(text: str) -> Iterator[tuple[int, int]]:
+    start = 0
+    for position in range(1, len(text) + 1):
+        if position == len(text) or not _extends(text[position]):
+            yield start, position
+            start = position
+
+
+def _extends(character: str) -> bool:
+    """Whether NFKC may merge this character into the one before it."""
+    if character < "\u0300":
+        return False
+    if "\u1160" <= character <= "\u11ff" or character in _IGNORED:
+        return True
+    return unicodedata.combining(unicodedata.normalize("NFKC", character)[0]) != 0
+
+
+def _unstorable(character: str) -> bool:
+    return character == "\0" or "\ud800" <= character <= "\udfff"
+
+
+def _walk_back(taken: Sequence[Match | None]) -> list[Match]:
+    chosen: list[Match] = []
+    position = len(taken) - 1
+    while position > 0:
+        match = taken[position]
+        if match is None:
+            position -= 1
+        else:
+            chosen.append(match)
+            position = match.start
+    return chosen[::-1]

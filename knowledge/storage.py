@@ -1,0 +1,124 @@
+"""The kinds of files a version is made of: arrays, string tables, one matrix. All are mapped.
+
+A mapped file must never be overwritten or truncated (SIGBUS), so nothing here writes in place.
+"""
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from knowledge.errors import DamagedVersionError
+
+Array = npt.NDArray[Any]
+_ALIGNMENT = 64
+
+
+def write_array(path: Path, array: Array) -> None:
+    """Write one `.npy` file."""
+    np.save(path, array, allow_pickle=False)
+
+
+def map_array(path: Path) -> Array:
+    """Map one `.npy` file read-only. Raises DamagedVersionError if its header is not one."""
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise DamagedVersionError(path, f"not a readable .npy file ({error})") from error
+
+
+class StringTable:
+    """Read-only list of strings: UTF-8 bytes end to end, and the offsets between them."""
+
+    def __init__(self, data: Array, offsets: Array) -> None:
+        self._data = data
+        self._offsets = offsets
+
+    @classmethod
+    def open(cls, data: Path, offsets: Path) -> "StringTable":
+        """Map a table written by `write_strings`."""
+        positions = map_array(offsets)
+        size = data.stat().st_size
+        if positions.ndim != 1 or not len(positions) or int(positions[-1]) != size:
+            raise DamagedVersionError(offsets, f"does not end at the {size} bytes of {data.name}")
+        # An empty file cannot be mapped.
+        mapped = np.memmap(data, np.uint8, "r") if size else np.zeros(0, np.uint8)
+        return cls(mapped, positions)
+
+    def __len__(self) -> int:
+        return len(self._offsets) - 1
+
+    def __getitem__(self, index: int) -> str:
+        return self._bytes(index).decode("utf-8")
+
+    def __iter__(self) -> Iterator[str]:
+        return (self[index] for index in range(len(self)))
+
+    def find(self, text: str) -> int:
+        """Index of `text` in a table sorted by code point, or -1. Takes log2(n) look-ups."""
+        # UTF-8 keeps the order of code points; a lone surrogate is simply not in the table.
+        wanted = text.encode("utf-8", "surrogatepass")
+        low, high = 0, len(self)
+        while low < high:
+            middle = (low + high) // 2
+            if self._bytes(middle) < wanted:
+                low = middle + 1
+            else:
+                high = middle
+        return low if low < len(self) and self._bytes(low) == wanted else -1
+
+    def _bytes(self, index: int) -> bytes:
+        start, end = int(self._offsets[index]), int(self._offsets[index + 1])
+        return self._data[start:end].tobytes()
+
+
+def write_strings(data: Path, offsets: Path, strings: Iterable[str]) -> None:
+    """Write a `StringTable`: the bytes to `data`, n + 1 uint64 positions to `offsets`."""
+    positions = [0]
+    with data.open("wb") as file:
+        for string in strings:
+            positions.append(positions[-1] + file.write(string.encode("utf-8")))
+    write_array(offsets, np.array(positions, np.uint64))
+
+
+def write_matrix(path: Path, matrix: Array) -> None:
+    """Write one fp16 matrix (n, d) as a safetensors file with the tensor `vectors`."""
+    body = np.ascontiguousarray(matrix, np.float16)
+    tensor = {"dtype": "F16", "shape": list(body.shape), "data_offsets": [0, body.nbytes]}
+    header = json.dumps({"vectors": tensor}).encode("ascii")
+    header += b" " * (-(8 + len(header)) % _ALIGNMENT)
+    with path.open("wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        file.write(body.tobytes())
+
+
+def map_matrix(path: Path) -> Array:
+    """Map the matrix of `write_matrix`, float16 (n, d), at its offset behind the header."""
+    try:
+        with path.open("rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(size) if size <= 100_000 else b"")
+        tensor = header["vectors"]
+        rows, columns = (int(extent) for extent in tensor["shape"])
+        if tensor["dtype"] != "F16" or 8 + size + rows * columns * 2 != path.stat().st_size:
+            raise ValueError(f"tensor {tensor} does not fill the file")
+        return np.memmap(path, np.float16, "r", 8 + size, (rows, columns))
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise DamagedVersionError(path, f"not a readable safetensors matrix ({error})") from error
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a small file so that readers see the old content or the new, never a part."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
