@@ -1,0 +1,102 @@
+"""A fast PNG encoder: one row filter for the whole picture, and Intel's deflate.
+
+Follows the PNG specification, third edition (https://www.w3.org/TR/png-3/): chunks in section
+5.3, filters in 9.2, text in 11.3.3. Every output is an 8-bit RGB picture without interlace.
+"""
+
+import struct
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+from isal import isal_zlib
+
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_SUB, _UP = 1, 2
+_RGB = 2
+_COMPRESSION = 1  # of 0 to 3; 2 and 3 cost more time than the bytes they save
+_MAX_SIDE = 2**31 - 1
+_SAMPLED_ROWS = 64
+
+Pixels = npt.NDArray[np.uint8]
+
+
+def encode_png(pixels: Pixels, text: Mapping[str, str] | None = None) -> bytes:
+    """Encode `pixels`, uint8 (H, W, 3), with the entries of `text` as text chunks.
+
+    Keys are 1 to 79 printable Latin-1 characters without outer or doubled blanks. A value in
+    Latin-1 becomes `tEXt`, any other `iTXt`.
+
+    Raises:
+        ValueError: another shape or type, a key PNG does not allow, a value with a NUL or a
+            lone surrogate.
+    """
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
+        raise ValueError(f"pixels are {pixels.dtype} {pixels.shape}; uint8 (H, W, 3) is wanted")
+    height, width, _ = pixels.shape
+    if not (1 <= height <= _MAX_SIDE and 1 <= width <= _MAX_SIDE):
+        raise ValueError(f"the picture is {height} x {width}; each side must be at least 1")
+    header = struct.pack(">IIBBBBB", width, height, 8, _RGB, 0, 0, 0)
+    chunks = [_chunk(b"IHDR", header)]
+    chunks += [text_chunk(key, value) for key, value in (text or {}).items()]
+    chunks.append(_chunk(b"IDAT", isal_zlib.compress(_filtered(pixels), _COMPRESSION)))
+    chunks.append(_chunk(b"IEND", b""))
+    return SIGNATURE + b"".join(chunks)
+
+
+def text_chunk(key: str, value: str) -> bytes:
+    """One `tEXt` or `iTXt` chunk; raises `ValueError` as `encode_png` says."""
+    keyword = _keyword(key)
+    if "\0" in value:
+        raise ValueError(f"the text of {key!r} holds a NUL, which ends a text in PNG; remove it")
+    try:
+        return _chunk(b"tEXt", keyword + b"\0" + value.encode("latin-1"))
+    except UnicodeEncodeError:
+        # Uncompressed, no language, no translated keyword: three fields left empty.
+        return _chunk(b"iTXt", keyword + b"\0\0\0\0\0" + value.encode("utf-8"))
+
+
+def _keyword(key: str) -> bytes:
+    allowed = 1 <= len(key) <= 79 and key == key.strip(" ") and "  " not in key
+    if not allowed or not all(" " <= mark <= "~" or "¡" <= mark <= "ÿ" for mark in key):
+        raise ValueError(
+            f"{key!r} cannot be a PNG keyword: 1 to 79 printable Latin-1 characters are allowed"
+        )
+    return key.encode("latin-1")
+
+
+def _chunk(kind: bytes, body: bytes) -> bytes:
+    check = isal_zlib.crc32(body, isal_zlib.crc32(kind))
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", check)
+
+
+def _filtered(pixels: Pixels) -> Pixels:
+    """Rows (H, 1 + 3W), each led by its filter's number: differences instead of values."""
+    height, width, _ = pixels.shape
+    kind = _better_filter(pixels)
+    rows = np.empty((height, 1 + 3 * width), np.uint8)
+    rows[:, 0] = kind
+    body = rows[:, 1:].reshape(height, width, 3)
+    if kind == _SUB:
+        body[:, 0] = pixels[:, 0]
+        np.subtract(pixels[:, 1:], pixels[:, :-1], out=body[:, 1:])
+    else:
+        body[0] = pixels[0]
+        np.subtract(pixels[1:], pixels[:-1], out=body[1:])
+    return rows
+
+
+def _better_filter(pixels: Pixels) -> int:
+    """The filter that leaves the smaller differences on rows spread over the picture."""
+    spread = np.unique(np.linspace(0, len(pixels) - 1, _SAMPLED_ROWS).astype(np.intp))
+    rows = pixels[spread]
+    beside = rows[:, 1:] - rows[:, :-1]
+    above = rows[1:] - pixels[spread[1:] - 1]
+    return _SUB if _mean_size(beside) <= _mean_size(above) else _UP
+
+
+def _mean_size(differences: Pixels) -> float:
+    # Differences wrap around 256: 255 stands for -1. None at all counts as the worst.
+    if not differences.size:
+        return float("inf")
+    return float(np.abs(differences.view(np.int8).astype(np.int16)).mean())
