@@ -1,0 +1,48 @@
+# Two commands matter: `make demo` and `make test`. Both make the same .venv, once.
+
+PYTHON ?= python3
+ENV    := .venv
+PY     := $(ENV)/bin/python
+READY  := $(ENV)/.ready
+CHECKED := rapid_diffusion server knowledge tests benchmarks recipes examples
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help install demo test clean distclean
+
+help:
+	@echo "make demo       install into $(ENV), draw pictures from Chinese prompts into out/"
+	@echo "make test       install into $(ENV), run ruff, mypy and pytest"
+	@echo "make install    install into $(ENV) only"
+	@echo "make clean      remove out/, build products and caches; keep $(ENV)"
+	@echo "make distclean  the same, and $(ENV)"
+	@echo
+	@echo "PYTHON=python3.12 make …   chooses the interpreter (3.11 or newer; Linux)"
+	@echo "PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make …   takes the small CPU build of torch"
+
+install: $(READY)
+
+# The stamp is written last: an interrupted installation is taken up again, a finished one is re-used
+# until one of these files changes.
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "$(PYTHON) is older than 3.11: set PYTHON to a newer interpreter" >&2; exit 1; }
+	$(PYTHON) -m venv $(ENV)
+	$(PY) -m pip install --quiet --constraint constraints.txt --editable '.[server,dev]'
+	@touch $(READY)
+
+demo: $(READY)
+	$(PY) examples/demo.py --out out
+
+test: $(READY)
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+	$(PY) -m pytest
+
+clean:
+	rm -rf out build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find $(wildcard $(CHECKED)) -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean
+	rm -rf $(ENV)
