@@ -1,0 +1,147 @@
+"""From a finished run to the answer: files, labels, and the facts that go with them."""
+
+import hashlib
+import json
+import time
+import uuid
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import Response
+
+from rapid_diffusion import GenerationResult
+from rapid_diffusion.images.label import generation_text
+from server.capabilities import Capabilities
+from server.encoding import EncodedImage, encode_image
+from server.reading import Delivery
+from server.schemas import GenerationRequest
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A run and all that its answer needs; times are monotonic seconds."""
+
+    request: GenerationRequest
+    result: GenerationResult
+    delivery: Delivery
+    capabilities: Capabilities
+    producer: str
+    began: float
+    queue_seconds: float
+
+
+def build_answer(finished: Finished) -> Response:
+    """Encode the pictures and write the answer. Slow (milliseconds a picture): call it in a thread.
+
+    Raises what the encoders raise; nothing of the answer is sent before all of it is ready.
+    """
+    encoding = time.monotonic()
+    answer_id = f"img_{uuid.uuid4().hex}"
+    texts = [
+        _text_of(finished, seed, f"{answer_id}-{index}")
+        for index, seed in enumerate(finished.result.seeds)
+    ]
+    images = [
+        encode_image(pixels, finished.delivery.image_format, finished.request.output_quality, text)
+        for pixels, text in zip(finished.result.images, texts, strict=True)
+    ]
+    timings = _timings(finished, encoding, time.monotonic())
+    spent = {"Server-Timing": ", ".join(f"{name};dur={ms}" for name, ms in timings.items())}
+    if finished.delivery.binary:
+        return _binary_answer(finished, images[0], spent)
+    facts = {"id": answer_id, "created": int(time.time())}
+    body = facts | _describe(finished, images, texts) | {"timings_ms": timings}
+    content = json.dumps(body, ensure_ascii=False, allow_nan=False).encode()
+    return Response(content, headers=spent, media_type="application/json")
+
+
+def _binary_answer(finished: Finished, image: EncodedImage, headers: dict[str, str]) -> Response:
+    headers |= {"X-Seed": str(finished.result.seeds[0]), "X-Pixel-SHA256": image.pixel_sha256}
+    truncated = finished.result.truncated[0]
+    if truncated is not None:
+        headers["X-Truncated-At"] = str(truncated)
+    return Response(image.content, headers=headers, media_type=image.mime_type)
+
+
+def _describe(
+    finished: Finished, images: list[EncodedImage], texts: list[dict[str, str]]
+) -> dict[str, Any]:
+    """The body of the answer, without its id and its times."""
+    result, able = finished.result, finished.capabilities
+    pairs = zip(images, result.seeds, strict=True)
+    return {
+        "model": able.model,
+        "data": [image.describe(seed) for image, seed in pairs],
+        "parameters": result.parameters,
+        "truncated": _truncated(finished),
+        "entities": _entities(finished),
+        "knowledge": {"version": able.knowledge_version},
+        "repro": {"key": _repro_key(finished), "engine": able.engine},
+        "provenance": {
+            "aigc": [json.loads(text["AIGC"]) for text in texts],
+            "explicit": False,
+        },
+    }
+
+
+def _text_of(finished: Finished, seed: int, produce_id: str) -> dict[str, str]:
+    """The metadata of one picture: how it was made, and that AI made it under which number."""
+    facts = finished.result.parameters | {
+        "prompt": finished.request.prompt,
+        "seed": seed,
+        "model": finished.capabilities.name,
+        "digest": finished.capabilities.digest,
+    }
+    return generation_text(facts, finished.producer, produce_id)
+
+
+def _truncated(finished: Finished) -> dict[str, Any] | None:
+    """Where the encoder stopped reading: the first character lost; None when it read all."""
+    start = finished.result.truncated[0]
+    if start is None:
+        return None
+    return {"start": start, "character": finished.request.prompt[start]}
+
+
+def _entities(finished: Finished) -> list[dict[str, Any]]:
+    return [
+        {
+            "surface": link.surface,
+            "start": link.start,
+            "end": link.end,
+            "id": link.key,
+            "name": link.name,
+            "score": round(float(link.score), 4),
+            "weight": _weight(finished.request, link.key, link.start),
+        }
+        for link in finished.result.links[0]
+    ]
+
+
+def _weight(request: GenerationRequest, key: str, start: int) -> float:
+    """The weight the caller gave an entity, by its place first, else by its id; 1 by default."""
+    if not isinstance(request.entities, list):
+        return 1.0
+    same = [e for e in request.entities if e.id == key]
+    placed = [e for e in same if e.start == start]
+    return (placed or same)[0].weight if same else 1.0
+
+
+def _repro_key(finished: Finished) -> str:
+    """Equal for requests that ask for the same pixels of the same model and graph."""
+    facts = {
+        "digest": finished.capabilities.digest,
+        "knowledge": finished.capabilities.knowledge_version,
+        "prompt": finished.request.prompt,
+        "entities": finished.request.model_dump(include={"entities"}),
+        "parameters": finished.result.parameters,
+        "seeds": finished.result.seeds,
+    }
+    content = json.dumps(facts, sort_keys=True, ensure_ascii=False).encode()
+    return f"sha256:{hashlib.sha256(content).hexdigest()}"
+
+
+def _timings(finished: Finished, encoding: float, now: float) -> dict[str, float]:
+    seconds = {"queue": finished.queue_seconds, **finished.result.timings}
+    seconds |= {"encode": now - encoding, "total": now - finished.began}
+    return {name: round(1000 * value, 1) for name, value in seconds.items()}

@@ -1,0 +1,71 @@
+"""The application, put together from what it is given; there is no module-level app."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+
+from rapid_diffusion import RapidDiffusionPipeline
+from server.capabilities import package_version, read_capabilities
+from server.errors import Problem, answer_crash, answer_http_error, answer_problem
+from server.metrics import Metrics
+from server.middleware import Guard, RequestContext
+from server.routes import capabilities, generate, health
+from server.service import Service
+from server.settings import Settings
+from server.worker import Worker
+
+_LAG_INTERVAL = 0.25  # seconds between two looks at the event loop's lateness
+
+
+def create_app(settings: Settings, pipeline: RapidDiffusionPipeline) -> FastAPI:
+    """The service over one loaded pipeline, which its worker owns from the start of its lifespan.
+
+    The documentation pages that FastAPI offers fetch scripts from elsewhere: they are off, and
+    `/openapi.json` stays.
+    """
+    metrics = Metrics()
+    able = read_capabilities(pipeline)
+    metrics.knowledge.info({"version": able.knowledge_version or "none"})
+    worker = Worker(pipeline, settings.queue_size, metrics)
+    app = FastAPI(
+        title="Rapid Diffusion",
+        version=package_version(),
+        docs_url=None,
+        redoc_url=None,
+        lifespan=_lifespan,
+        exception_handlers={
+            Problem: answer_problem,
+            HTTPException: answer_http_error,
+            Exception: answer_crash,
+        },
+    )
+    app.state.service = Service(settings, able, worker, metrics)
+    for room in (generate, health, capabilities):
+        app.include_router(room.router)
+    app.add_middleware(Guard, settings=settings)
+    app.add_middleware(RequestContext, metrics=metrics)  # the last one added is the outermost
+    return app
+
+
+@contextlib.asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    service: Service = app.state.service
+    service.worker.start()
+    watching = asyncio.create_task(_watch_loop(service.metrics))
+    try:
+        yield
+    finally:
+        watching.cancel()
+        await asyncio.to_thread(service.worker.close, service.settings.drain_seconds)
+
+
+async def _watch_loop(metrics: Metrics) -> None:
+    """How late the event loop wakes us says how long something blocked it."""
+    loop = asyncio.get_running_loop()
+    while True:
+        due = loop.time() + _LAG_INTERVAL
+        await asyncio.sleep(_LAG_INTERVAL)
+        metrics.loop_lag.set(max(0.0, loop.time() - due))

@@ -1,0 +1,71 @@
+"""What the loaded model can do, read once: plain data, so that routes never touch the pipeline."""
+
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, distribution, version
+from pathlib import Path
+from typing import Any
+
+from rapid_diffusion import RapidDiffusionPipeline
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """The facts of one model; `sizes` are (height, width) in pixels of the drawing."""
+
+    name: str
+    digest: str
+    license: str
+    device: str
+    sizes: list[tuple[int, int]]
+    schedulers: list[str]
+    upscales: list[int]
+    defaults: dict[str, Any]
+    knowledge_version: str | None
+    attributions: str
+
+    @property
+    def model(self) -> dict[str, str]:
+        """The model as a response names it."""
+        return {"name": self.name, "digest": self.digest, "license": self.license}
+
+    @property
+    def engine(self) -> str:
+        """What pixels depend on besides the request and the model."""
+        return f"rapid-diffusion {package_version()}, torch {version('torch')}, {self.device}"
+
+
+def read_capabilities(pipeline: RapidDiffusionPipeline) -> Capabilities:
+    """Copy the facts out of a pipeline."""
+    graph = pipeline.graph
+    return Capabilities(
+        name=pipeline.name,
+        digest=pipeline.digest,
+        license=pipeline.license,
+        device=str(pipeline.device),
+        sizes=[(int(height), int(width)) for height, width in pipeline.sizes],
+        schedulers=list(pipeline.schedulers),
+        upscales=sorted({1, *pipeline.upscales}),
+        defaults=dict(pipeline.default_parameters),
+        knowledge_version=None if graph is None else graph.version,
+        attributions=read_attributions(),
+    )
+
+
+def package_version() -> str:
+    """The installed version, or `source` when the code runs from a bare checkout."""
+    try:
+        return version("rapid-diffusion")
+    except PackageNotFoundError:
+        return "source"
+
+
+def read_attributions() -> str:
+    """The text of NOTICE: from the installed package, else from the checkout; else empty."""
+    try:
+        text = distribution("rapid-diffusion").read_text("licenses/NOTICE")
+    except PackageNotFoundError:
+        text = None
+    source = Path(__file__).parents[1] / "NOTICE"
+    if text is None and source.is_file():
+        text = source.read_text(encoding="utf-8")
+    return text or ""

@@ -1,0 +1,47 @@
+"""The numbers at `/metrics`. No prompt, id or user is ever a label."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
+
+from rapid_diffusion import GenerationResult
+
+_SECONDS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
+
+
+class Metrics:
+    """The counters of one server, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = self._counter("requests", "Answers of POST /generate", "status")
+        self.running = self._gauge("requests_running", "Requests being drawn")
+        self.waiting = self._gauge("requests_waiting", "Requests in the queue")
+        self.work_seconds = self._gauge("work_seconds_queued", "Estimated work that is accepted")
+        self.latency = self._histogram("e2e_latency_seconds", "From request to answer, successes")
+        self.queue_wait = self._histogram("queue_wait_seconds", "From accepted to started")
+        self.stage = self._histogram("stage_latency_seconds", "One station of one run", "stage")
+        self.cancel_latency = self._histogram("cancel_latency_seconds", "From cancel to ended")
+        self.admission_rejected = self._counter("admission_rejected", "Refused, 503", "reason")
+        self.links = self._counter("knowledge_links", "Entities linked; prompts without", "result")
+        self.pixels = self._counter("image_pixels", "Pixels delivered")
+        self.loop_lag = self._gauge("event_loop_lag_seconds", "Lateness of the last wake-up")
+        self.knowledge = Info("t2i_knowledge_version", "The graph in use", registry=self.registry)
+
+    def observe_result(self, result: GenerationResult, queue_seconds: float) -> None:
+        """Count one finished run."""
+        self.queue_wait.observe(queue_seconds)
+        for stage, seconds in result.timings.items():
+            self.stage.labels(stage=stage).observe(seconds)
+        for links in result.links:
+            self.links.labels(result="linked").inc(len(links))
+            self.links.labels(result="none").inc(not links)
+        count, height, width = result.images.shape[:3]
+        self.pixels.inc(count * height * width)
+
+    def _counter(self, name: str, words: str, *labels: str) -> Counter:
+        return Counter(f"t2i_{name}", words, labels, registry=self.registry)
+
+    def _gauge(self, name: str, words: str) -> Gauge:
+        return Gauge(f"t2i_{name}", words, registry=self.registry)
+
+    def _histogram(self, name: str, words: str, *labels: str) -> Histogram:
+        return Histogram(f"t2i_{name}", words, labels, buckets=_SECONDS, registry=self.registry)

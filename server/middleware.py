@@ -1,0 +1,109 @@
+"""What every request passes, before and after its route: identity, host and origin, body size."""
+
+import re
+import secrets
+import time
+import uuid
+from urllib.parse import urlsplit
+
+from fastapi import Request
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from server.errors import Problem, problem_response, shown
+from server.metrics import Metrics
+from server.settings import LOOPBACK_NAMES, Settings
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_TRACEPARENT = re.compile(r"00-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-([0-9a-f]{2})")
+
+
+class RequestContext:
+    """Gives each request an id and a trace, answers with both, and counts generations."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self.app, self.metrics = app, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        headers = Request(scope).headers
+        given = headers.get("x-request-id", "")
+        request_id = given if _REQUEST_ID.fullmatch(given) else f"req_{uuid.uuid4().hex}"
+        trace = _child_trace(headers.get("traceparent", ""))
+        scope.setdefault("state", {}).update(request_id=request_id, began=time.monotonic())
+
+        async def send_with_context(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                answer = MutableHeaders(scope=message)
+                answer["X-Request-Id"], answer["traceparent"] = request_id, trace
+                if scope["path"] == "/generate":
+                    self.metrics.requests.labels(status=str(message["status"])).inc()
+            await send(message)
+
+        await self.app(scope, receive, send_with_context)
+
+
+class Guard:
+    """Refuses foreign hosts, foreign origins and large bodies before anything is parsed."""
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        self.app, self.settings = app, settings
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        request = Request(scope)
+        try:
+            self._check_host(request)
+            _check_origin(request)
+            _check_length(request, self.settings.body_limit)
+        except Problem as problem:
+            await problem_response(request, problem)(scope, receive, send)
+            return
+        await self.app(scope, receive, send)
+
+    def _check_host(self, request: Request) -> None:
+        """On the loopback a page elsewhere could reach us under its own name (DNS rebinding)."""
+        allowed = [*LOOPBACK_NAMES, self.settings.host, *self.settings.allowed_hosts]
+        received = request.headers.get("host", "")
+        if self.settings.is_loopback and urlsplit(f"//{received}").hostname not in allowed:
+            values = {"received": shown(received), "allowed": ", ".join(allowed)}
+            raise Problem("forbidden_host", values=values)
+
+
+def _check_origin(request: Request) -> None:
+    origin = request.headers.get("origin")
+    if request.method in ("GET", "HEAD") or origin is None:
+        return
+    if urlsplit(origin).netloc != request.headers.get("host"):
+        raise Problem("cross_origin", values={"received": shown(origin)})
+
+
+def _check_length(request: Request, limit: int) -> None:
+    length = request.headers.get("content-length", "0")
+    if length.isdecimal() and int(length[:12]) > limit:
+        values = {"received": length, "allowed": limit}
+        raise Problem("body_too_large", param="body", values=values)
+
+
+async def read_body(request: Request, limit: int) -> bytes:
+    """The whole body, refused as soon as it is larger than `limit` bytes (chunked bodies too)."""
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > limit:
+            values = {"received": f"more than {limit}", "allowed": limit}
+            raise Problem("body_too_large", param="body", values=values)
+    return bytes(body)
+
+
+def _child_trace(parent: str) -> str:
+    """A W3C trace context: the caller's trace with a span of ours, or a new trace."""
+    found = _TRACEPARENT.fullmatch(parent)
+    trace, flags = found.groups() if found else (secrets.token_hex(16), "00")
+    return f"00-{trace}-{secrets.token_hex(8)}-{flags}"

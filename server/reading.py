@@ -1,0 +1,153 @@
+"""From bytes to a checked request: JSON read strictly, then the schema, then the model's limits."""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import Request
+from pydantic import ValidationError
+
+from rapid_diffusion import EntityWeight
+from server.capabilities import Capabilities
+from server.errors import Problem, invalid, not_built, problem_of_validation, shown
+from server.middleware import read_body
+from server.schemas import GenerationRequest, ImageFormat
+
+_IMAGE_TYPES: dict[str, ImageFormat] = {
+    "image/png": "png",
+    "image/jpeg": "jpeg",
+    "image/webp": "webp",
+}
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """How the picture is sent: its format, and whether it is the whole body of the answer."""
+
+    image_format: ImageFormat
+    binary: bool
+
+
+async def read_generation_request(request: Request, limit: int) -> GenerationRequest:
+    """Read and check the body of `POST /generate`.
+
+    Raises `Problem`: unsupported_media_type, body_too_large, invalid_json, invalid_parameter.
+    """
+    received = request.headers.get("content-type", "")
+    if received.partition(";")[0].strip().lower() != "application/json":
+        raise Problem("unsupported_media_type", values={"received": shown(received)})
+    value = parse_json(await read_body(request, limit))
+    if not isinstance(value, dict):
+        raise invalid("body", "object_type", value)
+    try:
+        return GenerationRequest.model_validate(value)
+    except ValidationError as error:
+        raise problem_of_validation(error) from None
+
+
+def parse_json(body: bytes) -> Any:
+    """JSON in UTF-8 with every name once; lone surrogates and NaN are left to the schema."""
+    try:
+        return json.loads(body.decode("utf-8"), object_pairs_hook=_each_name_once)
+    except RecursionError:
+        reason = "nested too deeply"
+    except ValueError as error:  # JSONDecodeError, UnicodeDecodeError, numbers of 4,300 digits
+        reason = str(error).encode("utf-8", "backslashreplace").decode()[:200]
+    raise Problem("invalid_json", values={"reason": reason})
+
+
+def check_capabilities(request: GenerationRequest, able: Capabilities) -> None:
+    """Refuse what this version or this model cannot do. Raises `Problem`, naming the field."""
+    if request.response_format == "url":
+        raise not_built("response_format", "url", "b64_json, binary")
+    if request.label is not None and request.label.explicit:
+        raise not_built("label.explicit", True, "false: the label is in the file's metadata only")
+    if request.label is not None and request.label.position is not None:
+        raise not_built("label.position", request.label.position, "no position")
+    if _effective_size(request, able) not in able.sizes:
+        raise _unsupported_size(request, able)
+    if request.scheduler is not None and request.scheduler not in able.schedulers:
+        raise _unsupported("scheduler", request.scheduler, able.schedulers)
+    if request.upscale is not None and request.upscale not in able.upscales:
+        raise _unsupported("upscale", request.upscale, able.upscales)
+    if isinstance(request.entities, list) and able.knowledge_version is None:
+        raise invalid("entities", "no_knowledge", [e.id for e in request.entities])
+
+
+def choose_delivery(request: GenerationRequest, accept: str) -> Delivery:
+    """`response_format` and `output_format`, unless `Accept` asks for one kind of picture.
+
+    Raises `Problem` where the header and the body contradict each other.
+    """
+    wanted = [part.partition(";")[0].strip().lower() for part in accept.split(",")]
+    pictures = [_IMAGE_TYPES[name] for name in wanted if name in _IMAGE_TYPES]
+    if not pictures or any(name in ("application/json", "*/*") for name in wanted):
+        return Delivery(request.output_format, request.response_format == "binary")
+    if "output_format" in request.model_fields_set and request.output_format not in pictures:
+        expected = ", ".join(pictures)
+        raise invalid("output_format", "accept_conflict", request.output_format, expected=expected)
+    if request.num_images_per_prompt != 1:
+        raise invalid("num_images_per_prompt", "single_picture", request.num_images_per_prompt)
+    given = "output_format" in request.model_fields_set
+    return Delivery(request.output_format if given else pictures[0], True)
+
+
+def pipeline_arguments(request: GenerationRequest, seed: int) -> dict[str, Any]:
+    """The request in the pipeline's words; what the caller left out stays out."""
+    names = (
+        "negative_prompt",
+        "height",
+        "width",
+        "num_inference_steps",
+        "guidance_scale",
+        "num_images_per_prompt",
+        "scheduler",
+        "upscale",
+    )
+    chosen = {name: getattr(request, name) for name in names}
+    return {name: value for name, value in chosen.items() if value is not None} | {"seed": seed}
+
+
+def knowledge_argument(request: GenerationRequest) -> bool | list[EntityWeight]:
+    """`entities` in the pipeline's words."""
+    if isinstance(request.entities, list):
+        return [
+            EntityWeight(entity=e.id, weight=e.weight, start=e.start, end=e.end)
+            for e in request.entities
+        ]
+    return request.entities == "auto"
+
+
+def _unsupported(field: str, received: object, allowed: list[Any]) -> Problem:
+    problem = invalid(field, "unsupported_value", received, expected=", ".join(map(str, allowed)))
+    problem.allowed = allowed
+    return problem
+
+
+def _unsupported_size(request: GenerationRequest, able: Capabilities) -> Problem:
+    height, width = _effective_size(request, able)
+    given_only = {request.height: "width", request.width: "height"}.get(None)
+    widths = {width for _, width in able.sizes}
+    allowed = [{"width": width, "height": height} for height, width in able.sizes]
+    words = ", ".join(f"{entry['width']}x{entry['height']}" for entry in allowed)
+    return Problem(
+        "unsupported_size",
+        param=given_only or ("height" if width in widths else "width"),
+        values={"received": f"{width}x{height}", "allowed": words},
+        allowed=allowed,
+    )
+
+
+def _effective_size(request: GenerationRequest, able: Capabilities) -> tuple[int, int]:
+    defaults = able.defaults
+    return request.height or defaults["height"], request.width or defaults["width"]
+
+
+def _each_name_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"the name {shown(name)} stands twice")
+        name.encode("utf-8")  # a lone surrogate in a name is a ValueError here
+        found[name] = value
+    return found

@@ -1,0 +1,97 @@
+"""`POST /generate`: read, queue, wait, encode."""
+
+import asyncio
+import secrets
+import time
+from typing import Any
+
+from anyio import to_thread
+from fastapi import APIRouter, Request, Response
+
+from server.answers import Finished, build_answer
+from server.errors import Problem, problem_of_error
+from server.reading import (
+    check_capabilities,
+    choose_delivery,
+    knowledge_argument,
+    pipeline_arguments,
+    read_generation_request,
+)
+from server.schemas import GenerationRequest
+from server.service import Service, service_of
+from server.worker import Failed, Succeeded, Ticket, Worker, WorkRequest
+
+_SCHEMA: dict[str, Any] = {"application/json": {"schema": GenerationRequest.model_json_schema()}}
+_PROBLEM: dict[str, Any] = {"description": "a problem", "content": {"application/problem+json": {}}}
+_PICTURE: dict[str, Any] = {
+    "image/png": {},
+    "image/jpeg": {},
+    "image/webp": {},
+    "application/json": {},
+}
+_RESPONSES: dict[int | str, dict[str, Any]] = {
+    200: {"description": "the pictures", "content": _PICTURE},
+    **dict.fromkeys((400, 403, 408, 413, 415, 422, 500, 503), _PROBLEM),
+}
+
+router = APIRouter()
+
+
+@router.post(
+    "/generate",
+    openapi_extra={"requestBody": {"required": True, "content": _SCHEMA}},
+    response_class=Response,
+    responses=_RESPONSES,
+)
+async def generate(request: Request) -> Response:
+    """Draw the picture of a sentence and wait for it."""
+    service = service_of(request)
+    asked = await read_generation_request(request, service.settings.body_limit)
+    check_capabilities(asked, service.capabilities)
+    delivery = choose_delivery(asked, request.headers.get("accept", "*/*"))
+    try:
+        async with asyncio.timeout(asked.deadline_ms and asked.deadline_ms / 1000):
+            done = await _draw(request, service, asked)
+            finished = Finished(
+                request=asked,
+                result=done.result,
+                delivery=delivery,
+                capabilities=service.capabilities,
+                producer=service.settings.content_producer,
+                began=request.state.began,
+                queue_seconds=done.queue_seconds,
+            )
+            answer = await to_thread.run_sync(build_answer, finished)
+    except TimeoutError:
+        raise Problem("deadline", values={"received": asked.deadline_ms}) from None
+    service.metrics.latency.observe(time.monotonic() - request.state.began)
+    return answer
+
+
+async def _draw(request: Request, service: Service, asked: GenerationRequest) -> Succeeded:
+    """Queue the request and wait for its end; a failed run is raised as its problem."""
+    seed = secrets.randbelow(2**32) if asked.seed is None else asked.seed
+    work = WorkRequest(
+        request_id=request.state.request_id,
+        prompt=asked.prompt,
+        arguments=pipeline_arguments(asked, seed),
+        knowledge=knowledge_argument(asked),
+    )
+    ticket = service.worker.submit(work)
+    leaving = asyncio.create_task(_cancel_when_client_leaves(request, service.worker, ticket))
+    try:
+        async for event in service.worker.events(ticket):
+            last = event
+    finally:
+        leaving.cancel()
+        service.worker.cancel(ticket)  # a deadline or a shutdown; nothing once it is over
+    if isinstance(last, Failed):
+        raise problem_of_error(last.error)
+    assert isinstance(last, Succeeded), "a ticket ends with Succeeded or Failed"
+    return last
+
+
+async def _cancel_when_client_leaves(request: Request, worker: Worker, ticket: Ticket) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+    worker.cancel(ticket)

@@ -1,0 +1,73 @@
+"""What an operator may set, by environment (`RAPID_DIFFUSION_HOST=…`) or by keyword."""
+
+import ipaddress
+import re
+from typing import Self
+
+from pydantic import Field, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
+
+
+class Settings(BaseSettings):
+    """The settings of one server; every field has the environment name `RAPID_DIFFUSION_<FIELD>`.
+
+    Raises pydantic's `ValidationError` where a value is outside its range, and where the server
+    would be reachable by others without the operator having said so.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix="RAPID_DIFFUSION_", frozen=True, extra="forbid", protected_namespaces=()
+    )
+
+    host: str = Field("127.0.0.1", description="address to listen on")
+    port: int = Field(8000, ge=0, le=65535, description="port; 0 takes a free one")
+    model: str = Field("emoji-zh", description="name of a shipped model, or a model folder")
+    device: str | None = Field(None, description="cpu, cuda, cuda:1 …; None chooses")
+    threads: int | None = Field(None, ge=1, le=1024, description="CPU threads; None leaves torch's")
+    queue_size: int = Field(16, ge=1, le=10_000, description="requests that may wait")
+    body_limit: int = Field(65_536, ge=1024, le=65_536, description="bytes of a request's body")
+    drain_seconds: int = Field(30, ge=0, le=3600, description="time to finish after SIGTERM")
+    allow_unauthenticated: bool = Field(False, description="serve others although keys are missing")
+    content_producer: str = Field("", description="the operator's code, for the AI-content label")
+    allowed_hosts: list[str] = Field(
+        default_factory=list, description="Host names answered besides the loopback's own"
+    )
+
+    @field_validator("content_producer")
+    @classmethod
+    def _producer_is_plain(cls, value: str) -> str:
+        if not re.fullmatch(r"[!#-\[\]-~]*", value):
+            raise ValueError(
+                f"content_producer is {value!r}; it may hold printable ASCII without blanks, quotes"
+                " and backslashes (the label allows no others)"
+            )
+        return value
+
+    @model_validator(mode="after")
+    def _others_are_let_in_on_purpose(self) -> Self:
+        if self.is_loopback:
+            return self
+        if not self.allow_unauthenticated:
+            raise ValueError(
+                f"host is {self.host!r}: others could reach this server, which has no API keys yet."
+                " Bind to 127.0.0.1, or put your own authentication in front of it and set"
+                " RAPID_DIFFUSION_ALLOW_UNAUTHENTICATED=true"
+            )
+        if not self.content_producer:
+            raise ValueError(
+                f"host is {self.host!r}: pictures given to others are labelled as made by AI, and"
+                " the label names their producer. Set RAPID_DIFFUSION_CONTENT_PRODUCER to your code"
+            )
+        return self
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach the server."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False

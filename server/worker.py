@@ -1,0 +1,243 @@
+"""The worker: one thread owns the pipeline; routes know `submit`, `cancel` and `events`.
+
+Requests and events are plain data, so that the thread can become a process behind the same seam.
+"""
+
+import asyncio
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from rapid_diffusion import EntityWeight, GenerationResult, RapidDiffusionPipeline
+from rapid_diffusion.errors import CanceledError, InvalidRequestError, NumericalError
+from server.errors import Problem
+from server.metrics import Metrics
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class WorkRequest:
+    """What the pipeline is asked, in its own names; `arguments` go to its call as they are."""
+
+    request_id: str
+    prompt: str
+    arguments: dict[str, Any]
+    knowledge: bool | list[EntityWeight] = True
+
+
+@dataclass(frozen=True)
+class Started:
+    """The picture is being drawn; `queue_seconds` is how long it waited."""
+
+    queue_seconds: float
+
+
+@dataclass(frozen=True)
+class Progress:
+    """`step` of `steps` is done (both count from 1)."""
+
+    step: int
+    steps: int
+
+
+@dataclass(frozen=True)
+class Succeeded:
+    """Terminal: the result, its images one (N, H, W, 3) uint8 array."""
+
+    result: GenerationResult
+    queue_seconds: float
+
+
+@dataclass(frozen=True)
+class Failed:
+    """Terminal: the error that ended it; `CanceledError` where the caller asked for the end."""
+
+    error: BaseException
+
+
+Event = Started | Progress | Succeeded | Failed
+
+
+@dataclass(eq=False)
+class Ticket:
+    """One accepted request. Routes hand it back to the worker and look at nothing inside."""
+
+    request: WorkRequest
+    loop: asyncio.AbstractEventLoop
+    submitted: float = field(default_factory=time.monotonic)
+    outbox: "asyncio.Queue[Event]" = field(default_factory=asyncio.Queue)
+    canceled_at: float | None = None
+
+    def publish(self, event: Event) -> None:
+        """Hand an event to the event loop, from any thread."""
+        try:
+            self.loop.call_soon_threadsafe(self.outbox.put_nowait, event)
+        except RuntimeError:  # the loop is closed: the server is gone, and so is the listener
+            logger.info("request %s: nobody is left to hear its end", self.request.request_id)
+
+
+class Worker:
+    """A bounded queue and the thread that empties it, one request at a time, first come first."""
+
+    def __init__(self, pipeline: RapidDiffusionPipeline, queue_size: int, metrics: Metrics) -> None:
+        self._pipeline, self._queue_size, self._metrics = pipeline, queue_size, metrics
+        self._waiting: deque[Ticket] = deque()
+        self._running: Ticket | None = None
+        self._changed = threading.Condition()
+        self._alive = False
+        self._draining = False
+        self._mean_seconds = 1.0
+        self._thread = threading.Thread(target=self._main, name="worker", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread; once."""
+        self._alive = True
+        self._thread.start()
+
+    @property
+    def obstacle(self) -> Problem | None:
+        """Why a request would be refused at once, whatever it asks; None when ready."""
+        if self._draining:
+            return Problem("draining", retry_after=5.0)
+        if not self._alive:
+            return Problem("not_ready", retry_after=10.0)
+        return None
+
+    def submit(self, request: WorkRequest) -> Ticket:
+        """Take a request into the queue. Call it on the event loop that will read its events.
+
+        Raises `Problem`: overloaded, draining or not_ready, each with the seconds to wait.
+        """
+        ticket = Ticket(request, asyncio.get_running_loop())
+        with self._changed:
+            obstacle = self.obstacle
+            if obstacle is None and len(self._waiting) >= self._queue_size:
+                values = {"received": len(self._waiting)}
+                obstacle = Problem("overloaded", values=values, retry_after=self._work_seconds())
+            if obstacle is not None:
+                self._metrics.admission_rejected.labels(reason=obstacle.code).inc()
+                raise obstacle
+            self._waiting.append(ticket)
+            self._count()
+            self._changed.notify_all()
+        return ticket
+
+    def cancel(self, ticket: Ticket) -> None:
+        """Give a request up: at once where it waits, within one step where it runs.
+
+        A request that is over stays as it is.
+        """
+        with self._changed:
+            ticket.canceled_at = ticket.canceled_at or time.monotonic()
+            if ticket not in self._waiting:
+                return
+            self._waiting.remove(ticket)
+            self._count()
+            self._changed.notify_all()
+        self._fail(ticket, CanceledError("canceled while it waited"))
+
+    async def events(self, ticket: Ticket) -> AsyncIterator[Event]:
+        """The events of a request, ending with exactly one `Succeeded` or `Failed`."""
+        while True:
+            event = await ticket.outbox.get()
+            yield event
+            if isinstance(event, Succeeded | Failed):
+                return
+
+    def close(self, seconds: float) -> None:
+        """Take nothing new, finish what was accepted, give up what is left after `seconds`."""
+        with self._changed:
+            self._draining = True
+            self._changed.notify_all()
+            idle = self._changed.wait_for(
+                lambda: not self._waiting and self._running is None, timeout=seconds
+            )
+            left = [] if idle else [*self._waiting, *filter(None, [self._running])]
+        for ticket in left:
+            self.cancel(ticket)
+        self._thread.join(timeout=10.0)
+
+    def _main(self) -> None:
+        """The thread: until drained. If it ends any other way, every request hears of it."""
+        try:
+            while (ticket := self._take()) is not None:
+                self._run(ticket)
+                self._finish()
+        finally:
+            with self._changed:
+                self._alive = False
+                orphans = [*filter(None, [self._running]), *self._waiting]
+                self._running = None
+                self._waiting.clear()
+                self._count()
+                self._changed.notify_all()
+            for ticket in orphans:
+                self._fail(ticket, RuntimeError("the worker has died"))
+
+    def _take(self) -> Ticket | None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or self._draining)
+            self._running = self._waiting.popleft() if self._waiting else None
+            self._count()
+            return self._running
+
+    def _finish(self) -> None:
+        with self._changed:
+            self._running = None
+            self._count()
+            self._changed.notify_all()
+
+    def _run(self, ticket: Ticket) -> None:
+        """The worker's edge: whatever a run raises becomes a failed ticket and a traceback."""
+        began = time.monotonic()
+        ticket.publish(Started(began - ticket.submitted))
+        try:
+            result = self._draw(ticket)
+        except (CanceledError, InvalidRequestError) as error:
+            self._fail(ticket, error)
+        except Exception as error:
+            logger.error("request %s failed", ticket.request.request_id, exc_info=error)
+            self._fail(ticket, error)
+        else:
+            self._mean_seconds += 0.2 * (time.monotonic() - began - self._mean_seconds)
+            self._metrics.observe_result(result, began - ticket.submitted)
+            ticket.publish(Succeeded(result, began - ticket.submitted))
+
+    def _draw(self, ticket: Ticket) -> GenerationResult:
+        def after_step(step: int, steps: int, _latents: object) -> None:
+            if ticket.canceled_at is not None:
+                raise CanceledError(f"canceled after step {step} of {steps}")
+            ticket.publish(Progress(step, steps))
+
+        if ticket.canceled_at is not None:
+            raise CanceledError("canceled before its first step")
+        request = ticket.request
+        result = self._pipeline(
+            request.prompt,
+            **request.arguments,
+            knowledge=request.knowledge,
+            output_type="numpy",
+            callback_on_step_end=after_step,
+        )
+        for image in result.images:
+            if image.min() == image.max():
+                raise NumericalError("the picture is one flat colour, which no prompt asks for")
+        return result
+
+    def _fail(self, ticket: Ticket, error: BaseException) -> None:
+        if ticket.canceled_at is not None:
+            self._metrics.cancel_latency.observe(time.monotonic() - ticket.canceled_at)
+        ticket.publish(Failed(error))
+
+    def _work_seconds(self) -> float:
+        return (len(self._waiting) + (self._running is not None)) * self._mean_seconds
+
+    def _count(self) -> None:
+        self._metrics.running.set(self._running is not None)
+        self._metrics.waiting.set(len(self._waiting))
+        self._metrics.work_seconds.set(self._work_seconds())

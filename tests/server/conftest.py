@@ -1,0 +1,100 @@
+"""Real servers on real sockets: uvicorn in a thread, the micro model behind it."""
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+from rapid_diffusion.testing import build_micro_model
+
+from rapid_diffusion import RapidDiffusionPipeline
+from server.app import create_app
+from server.settings import Settings
+
+
+class Gate:
+    """The micro pipeline with a door before each step, and a way to make it fail."""
+
+    def __init__(self, pipeline: RapidDiffusionPipeline) -> None:
+        self._pipeline = pipeline
+        self.open = threading.Event()
+        self.entered = threading.Event()
+        self.failure: BaseException | None = None
+        self.flat = False
+        self.runs: list[dict[str, Any]] = []
+        self.steps = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._pipeline, name)
+
+    def __call__(self, prompt: str, **arguments: Any) -> Any:
+        self.runs.append({"prompt": prompt, **arguments})
+        after_step = arguments.pop("callback_on_step_end")
+
+        def gated(step: int, steps: int, latents: object) -> None:
+            self.steps += 1
+            self.entered.set()
+            assert self.open.wait(10)
+            after_step(step, steps, latents)
+
+        if self.failure is not None:
+            raise self.failure
+        result = self._pipeline(prompt, **arguments, callback_on_step_end=gated)
+        if self.flat:
+            result.images[:] = 0
+        return result
+
+
+@contextlib.contextmanager
+def serving(settings: Settings, pipeline: Any) -> Iterator[httpx.Client]:
+    """A client of a running server; leaving stops the server as SIGTERM would."""
+    config = uvicorn.Config(create_app(settings, pipeline), port=0, log_config=None)
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started and thread.is_alive():
+        time.sleep(0.002)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20) as client:
+            yield client
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+@pytest.fixture(scope="session")
+def pipeline(tmp_path_factory: pytest.TempPathFactory) -> RapidDiffusionPipeline:
+    folder = build_micro_model(tmp_path_factory.mktemp("micro") / "model")
+    return RapidDiffusionPipeline.from_pretrained(folder)
+
+
+@pytest.fixture(scope="session")
+def client(pipeline: RapidDiffusionPipeline) -> Iterator[httpx.Client]:
+    """One server for every test that only asks."""
+    with serving(Settings(queue_size=8), pipeline) as client:
+        yield client
+
+
+@pytest.fixture
+def gate(pipeline: RapidDiffusionPipeline) -> Iterator[Gate]:
+    gate = Gate(pipeline)
+    yield gate
+    gate.open.set()
+
+
+@pytest.fixture
+def serve(gate: Gate) -> Iterator[Callable[..., httpx.Client]]:
+    """`serve(queue_size=1)` starts a server over the gate; the gate opens before it stops."""
+    with contextlib.ExitStack() as stack:
+
+        def start(**settings: Any) -> httpx.Client:
+            client = stack.enter_context(serving(Settings(**settings), gate))
+            stack.callback(gate.open.set)
+            return client
+
+        yield start
