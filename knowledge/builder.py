@@ -149,7 +149,7 @@ def _passes(facts: _Facts, kind: str, fields: tuple[str, ...]) -> bool:
         return False
     # Lines end a relation in relations.txt; NUL and lone surrogates fit in no file here.
     if any(c in "\0\n\r" or "\ud800" <= c <= "\udfff" for text in fields for c in text):
-        facts.refused[f"{kind}: NUL, line break or lone surrogate"] += 1
+        facts.refused[f"{kind}: NUL, line break or not UTF-8"] += 1
         return False
     return True
 
