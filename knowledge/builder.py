@@ -1,15 +1,14 @@
-"""Facts in, one version directory out. Everything is checked here, once, at the door."""
+"""Facts in, one version directory out."""
 
-import math
-from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import marisa_trie  # type: ignore[import-not-found]
 import numpy as np
 
+from knowledge.checking import Alias, CheckedFacts, Statement, check_facts
 from knowledge.errors import InvalidInputError
 from knowledge.linking import normalise
 from knowledge.storage import Array, write_array, write_matrix, write_strings
@@ -19,9 +18,6 @@ from knowledge.versions import check_version, copy_files, new_version, publish
 TEXT_BIT = np.uint32(1 << 31)  # set in tri_obj: the other 31 bits number a text in val.bin
 _LONGEST_SURFACE = 64
 _VECTOR_FILES = {"vectors.safetensors", "relation_vectors.safetensors"}
-
-Statement = tuple[str, str, str]
-Alias = tuple[str, str, float | None]
 
 
 @dataclass(frozen=True)
@@ -45,17 +41,6 @@ class BuildOptions:
             raise InvalidInputError(f'objects is {self.objects!r}; allowed: "all", "subjects"')
 
 
-@dataclass
-class _Facts:
-    """What passed the door, sorted and without doubles; `refused` counts what did not."""
-
-    triples: list[Statement]
-    aliases: dict[tuple[str, str], float | None]
-    names: dict[str, str]
-    described: set[str] = field(default_factory=set)
-    refused: Counter[str] = field(default_factory=Counter)
-
-
 def build_version(
     triples: Iterable[Statement],
     aliases: Iterable[Alias],
@@ -75,11 +60,11 @@ def build_version(
 
     The same facts in any order give the same ids and the same version. Facts with an empty or
     unstorable field, and priors out of range, are left out and counted by reason in
-    `stats["refused"]`. Raises InvalidInputError (no entity left; vectors of a wrong shape) and
-    BuildError (disk).
+    `stats["refused"]`. Raises InvalidInputError (a row of the wrong type, no entity left, vectors
+    of a wrong shape) and BuildError (disk).
     """
     options = options or BuildOptions()
-    facts = _check(triples, aliases, names or {})
+    facts = check_facts(triples, aliases, names or {})
     entities = _entities(facts, options)
     if not entities:
         raise InvalidInputError(f"no fact and no alias to build from; refused: {facts.refused}")
@@ -121,47 +106,7 @@ def add_vectors(
     return target
 
 
-def _check(
-    triples: Iterable[Statement], aliases: Iterable[Alias], names: Mapping[str, str]
-) -> _Facts:
-    facts = _Facts([], {}, {})
-    kept: set[Statement] = set()
-    for subject, relation, target in triples:
-        statement = (subject.strip(), relation.strip(), target.strip())
-        if _passes(facts, "triple", statement):
-            kept.add(statement)
-    facts.triples = sorted(kept)
-    for surface, key, prior in aliases:
-        pair = (normalise(surface.strip()).text, key.strip())
-        if _passes(facts, "alias", pair) and _is_prior(facts, prior):
-            known = facts.aliases.get(pair)
-            facts.aliases[pair] = prior if known is None else max(known, prior or 0.0)
-    for key, name in names.items():
-        if _passes(facts, "name", (key.strip(), name.strip())):
-            facts.names[key.strip()] = name.strip()
-    facts.described = {subject for subject, _, _ in facts.triples} | facts.names.keys()
-    return facts
-
-
-def _passes(facts: _Facts, kind: str, fields: tuple[str, ...]) -> bool:
-    if not all(fields):
-        facts.refused[f"{kind}: empty field"] += 1
-        return False
-    # Lines end a relation in relations.txt; NUL and lone surrogates fit in no file here.
-    if any(c in "\0\n\r" or "\ud800" <= c <= "\udfff" for text in fields for c in text):
-        facts.refused[f"{kind}: NUL, line break or not UTF-8"] += 1
-        return False
-    return True
-
-
-def _is_prior(facts: _Facts, prior: float | None) -> bool:
-    if prior is None or (math.isfinite(prior) and 0 < prior <= 1):
-        return True
-    facts.refused["alias: prior outside (0, 1]"] += 1
-    return False
-
-
-def _entities(facts: _Facts, options: BuildOptions) -> list[str]:
+def _entities(facts: CheckedFacts, options: BuildOptions) -> list[str]:
     found = facts.described | {key for _, key in facts.aliases}
     if options.objects == "all":
         literal = options.literal_relations
@@ -170,7 +115,7 @@ def _entities(facts: _Facts, options: BuildOptions) -> list[str]:
 
 
 def _write_triples(
-    building: Path, facts: _Facts, numbers: dict[str, int], options: BuildOptions
+    building: Path, facts: CheckedFacts, numbers: dict[str, int], options: BuildOptions
 ) -> dict[str, int]:
     relations = sorted({relation for _, relation, _ in facts.triples})
     relation_numbers = {relation: number for number, relation in enumerate(relations)}
@@ -195,14 +140,14 @@ def _write_triples(
     return {"triples": len(rows), "relations": len(relations), "values": len(values)}
 
 
-def _write_entities(building: Path, facts: _Facts, entities: list[str]) -> dict[str, int]:
+def _write_entities(building: Path, facts: CheckedFacts, entities: list[str]) -> dict[str, int]:
     names = (_name(facts, key) for key in entities)
     write_strings(building / "ent_key.bin", building / "ent_key.off.npy", entities)
     write_strings(building / "ent_name.bin", building / "ent_name.off.npy", names)
     return {"entities": len(entities)}
 
 
-def _name(facts: _Facts, key: str) -> str:
+def _name(facts: CheckedFacts, key: str) -> str:
     """`苹果[公司]` is called 苹果, the way OwnThink writes senses."""
     if key in facts.names:
         return facts.names[key]
@@ -211,7 +156,7 @@ def _name(facts: _Facts, key: str) -> str:
 
 def _write_surfaces(
     building: Path,
-    facts: _Facts,
+    facts: CheckedFacts,
     numbers: dict[str, int],
     degrees: Array,
     options: BuildOptions,
@@ -246,7 +191,7 @@ def _ranked(candidates: Mapping[int, float]) -> list[tuple[int, float]]:
 
 
 def _meanings(
-    facts: _Facts, numbers: dict[str, int], degrees: Array, options: BuildOptions
+    facts: CheckedFacts, numbers: dict[str, int], degrees: Array, options: BuildOptions
 ) -> dict[str, dict[int, float]]:
     """Normalised surface -> {entity: prior}, from the aliases and the entities' own names."""
     given: dict[str, dict[int, float | None]] = {}

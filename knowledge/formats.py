@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from knowledge.builder import Alias, Statement
+from knowledge.checking import Alias, Statement
 from knowledge.errors import FormatError, InvalidInputError
 
 TYPE_RELATION = "类型"

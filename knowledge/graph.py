@@ -1,5 +1,6 @@
 """KnowledgeGraph: one version, mapped into memory, read-only, safe to share between threads."""
 
+import operator
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,7 +91,8 @@ class KnowledgeGraph:
         if isinstance(key_or_id, str):
             found = self._keys.find(key_or_id)
         else:
-            found = int(key_or_id) if 0 <= key_or_id < len(self) else -1
+            number = operator.index(key_or_id)
+            found = number if number < len(self) else -1
         if found < 0:
             raise UnknownEntityError(key_or_id, self.version)
         return found
@@ -134,7 +136,10 @@ class KnowledgeGraph:
 
         Raises UnknownEntityError for any other id that the graph does not have.
         """
-        wanted = np.asarray(ids if isinstance(ids, np.ndarray) else list(ids), np.int64)
+        given = np.asarray(ids if isinstance(ids, np.ndarray) else list(ids))
+        if given.size and given.dtype.kind not in "iu":
+            raise InvalidInputError(f"ids have the type {given.dtype}; wanted whole numbers")
+        wanted = given.astype(np.int64)
         outside = (wanted < -1) | (wanted >= len(self))
         if outside.any():
             raise UnknownEntityError(int(wanted[outside][0]), self.version)

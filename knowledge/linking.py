@@ -7,6 +7,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 # Variation selectors, zero-width space, soft hyphen, byte order mark: they carry no meaning here.
 _IGNORED = frozenset("\ufe0e\ufe0f\u200b\u00ad\ufeff")
@@ -65,9 +66,7 @@ def normalise(text: str) -> NormalText:
     starts: list[int] = []
     ends: list[int] = []
     for start, end in _characters(text):
-        piece = "".join(c for c in text[start:end] if c not in _IGNORED)
-        piece = unicodedata.normalize("NFKC", piece).lower()
-        piece = "".join(_REPLACEMENT if _unstorable(c) else c for c in piece)
+        piece = _normal_form(text[start:end])
         pieces.append(piece)
         starts += [start] * len(piece)
         ends += [end] * len(piece)
@@ -164,6 +163,13 @@ def _joined(text: str, position: int) -> bool:
     return pair.isascii() and pair.isalnum()
 
 
+@lru_cache(maxsize=1 << 16)
+def _normal_form(character: str) -> str:
+    kept = "".join(c for c in character if c not in _IGNORED)
+    normal = unicodedata.normalize("NFKC", kept).lower()
+    return "".join(_REPLACEMENT if _unstorable(c) else c for c in normal)
+
+
 def _characters(text: str) -> Iterator[tuple[int, int]]:
     start = 0
     for position in range(1, len(text) + 1):
@@ -172,6 +178,7 @@ def _characters(text: str) -> Iterator[tuple[int, int]]:
             start = position
 
 
+@lru_cache(maxsize=1 << 16)
 def _extends(character: str) -> bool:
     """Whether NFKC may merge this character into the one before it."""
     if character < "\u0300":

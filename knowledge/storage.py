@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,8 @@ from knowledge.errors import DamagedVersionError
 
 Array = npt.NDArray[Any]
 _ALIGNMENT = 64
+# numpy evaluates the header as a Python literal, so that damage there has many names.
+_NPY_ERRORS = (ValueError, OSError, EOFError, SyntaxError, TypeError, OverflowError, TokenError)
 
 
 def write_array(path: Path, array: Array) -> None:
@@ -26,8 +29,9 @@ def write_array(path: Path, array: Array) -> None:
 def map_array(path: Path) -> Array:
     """Map one `.npy` file read-only. Raises DamagedVersionError if its header is not one."""
     try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
+        # A plain view of the mapping: indexing a np.memmap itself is several times slower.
+        return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+    except _NPY_ERRORS as error:
         raise DamagedVersionError(path, f"not a readable .npy file ({error})") from error
 
 
@@ -46,7 +50,7 @@ class StringTable:
         if positions.ndim != 1 or not len(positions) or int(positions[-1]) != size:
             raise DamagedVersionError(offsets, f"does not end at the {size} bytes of {data.name}")
         # An empty file cannot be mapped.
-        mapped = np.memmap(data, np.uint8, "r") if size else np.zeros(0, np.uint8)
+        mapped = np.asarray(np.memmap(data, np.uint8, "r")) if size else np.zeros(0, np.uint8)
         return cls(mapped, positions)
 
     def __len__(self) -> int:
@@ -106,7 +110,7 @@ def map_matrix(path: Path) -> Array:
         rows, columns = (int(extent) for extent in tensor["shape"])
         if tensor["dtype"] != "F16" or 8 + size + rows * columns * 2 != path.stat().st_size:
             raise ValueError(f"tensor {tensor} does not fill the file")
-        return np.memmap(path, np.float16, "r", 8 + size, (rows, columns))
+        return np.asarray(np.memmap(path, np.float16, "r", 8 + size, (rows, columns)))
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise DamagedVersionError(path, f"not a readable safetensors matrix ({error})") from error
 

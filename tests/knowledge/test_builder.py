@@ -41,6 +41,18 @@ def test_refused_facts_are_counted_by_reason(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.parametrize("row", [("甲", "是"), ("甲", "是", 3), ("甲", "是", "乙", "丙")])
+def test_a_row_of_the_wrong_shape_or_type_is_refused(tmp_path: Path, row: tuple) -> None:
+    with pytest.raises(InvalidInputError, match="wanted 3 strings"):
+        build_version([row], [], tmp_path)
+
+
+def test_a_surface_that_no_text_can_hold_is_refused(tmp_path: Path) -> None:
+    build_version([("甲", "是", "乙")], [("\ud800", "甲", 1.0), ("\ufe0f", "甲", 1.0)], tmp_path)
+    refused = KnowledgeGraph.open(tmp_path).stats["refused"]
+    assert refused == {"alias: NUL, line break or not UTF-8": 1, "alias: empty field": 1}
+
+
 def test_nothing_to_build_from_is_an_error_and_leaves_no_store(tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError, match="no fact"):
         build_version([], [], tmp_path / "store")

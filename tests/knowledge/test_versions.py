@@ -1,5 +1,6 @@
 """Damage of every kind is refused with the name of the file."""
 
+import contextlib
 import json
 import shutil
 from pathlib import Path
@@ -71,6 +72,17 @@ def test_a_flipped_byte_is_found_by_the_full_check(version: Path, name: str) -> 
     with pytest.raises(DamagedVersionError, match="sha256") as raised:
         KnowledgeGraph.open(version, verify="full")
     assert raised.value.path == version / name
+
+
+@pytest.mark.parametrize("position", range(0, 128, 8))
+def test_a_damaged_array_header_never_escapes_as_a_foreign_error(
+    version: Path, position: int
+) -> None:
+    content = bytearray((version / "tri_obj.npy").read_bytes())
+    content[position] ^= 8
+    (version / "tri_obj.npy").write_bytes(content)
+    with contextlib.suppress(DamagedVersionError):
+        KnowledgeGraph.open(version)
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{", '{"version": "x"}', "\udcff"])
