@@ -1,0 +1,26 @@
+"""Rapid Diffusion: Chinese sentences become pictures of your own domain."""
+
+from rapid_diffusion.errors import (
+    CanceledError,
+    CheckpointError,
+    InvalidRequestError,
+    MissingDependencyError,
+    NumericalError,
+    OutputError,
+    RapidDiffusionError,
+)
+from rapid_diffusion.pipeline import GenerationResult, RapidDiffusionPipeline
+from rapid_diffusion.text.entities import EntityWeight
+
+__all__ = [
+    "CanceledError",
+    "CheckpointError",
+    "EntityWeight",
+    "GenerationResult",
+    "InvalidRequestError",
+    "MissingDependencyError",
+    "NumericalError",
+    "OutputError",
+    "RapidDiffusionError",
+    "RapidDiffusionPipeline",
+]

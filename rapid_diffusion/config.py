@@ -1,0 +1,39 @@
+"""Sizes, as frozen dataclasses."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """A BERT tower as Chinese CLIP uses it, with entity vectors at its input."""
+
+    vocabulary: int
+    width: int = 192
+    layers: int = 3
+    heads: int = 4
+    max_length: int = 32
+    entity_dimension: int = 128
+    padding_id: int = 0
+
+
+@dataclass(frozen=True)
+class ImageTowerConfig:
+    """The residual image tower of the contrastive pair."""
+
+    widths: tuple[int, ...] = (48, 96, 160, 256)
+    depths: tuple[int, ...] = (1, 1, 1, 1)
+    embedding: int = 128
+
+
+@dataclass(frozen=True)
+class DenoiserConfig:
+    """The UNet: `attends[i]` says whether level i looks at the text."""
+
+    sample_size: int = 16
+    channels: int = 16
+    widths: tuple[int, ...] = (64, 128, 256)
+    attends: tuple[bool, ...] = (False, True, True)
+    layers: int = 1
+    head_width: int = 32
+    text_width: int = 192
+    norm_groups: int = 16

@@ -1,0 +1,103 @@
+"""Which vectors go where: links of a sentence, or entities a caller names, become spans."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from knowledge.errors import KnowledgeError
+from knowledge.graph import KnowledgeGraph
+from knowledge.linking import Link
+from rapid_diffusion.errors import InvalidRequestError
+from rapid_diffusion.text.tokens import EntitySpan
+
+MOST_WEIGHT = 2.0
+
+
+@dataclass(frozen=True)
+class EntityWeight:
+    """An entity a caller asks for: its key (or number), how strongly, and for which characters.
+
+    `weight` runs from 0 (off) to 2. Without a span the entity goes to the first place where the
+    sentence has its name, and to the sentence as a whole where it has not.
+    """
+
+    entity: int | str
+    weight: float = 1.0
+    start: int | None = None
+    end: int | None = None
+
+
+def links_of(
+    graph: KnowledgeGraph | None, prompt: str, knowledge: bool | Sequence[EntityWeight]
+) -> list[tuple[Link, float]]:
+    """The links of one sentence with their weights: found in it, or as the caller wants them.
+
+    Raises `InvalidRequestError` (field `knowledge`) for an unknown entity, a weight outside 0 to
+    2, or a span outside the sentence.
+    """
+    if knowledge is False or graph is None or graph.dimension == 0:
+        if isinstance(knowledge, Sequence) and knowledge:
+            raise InvalidRequestError(
+                "knowledge", "this model has no knowledge graph, so no entity can be named"
+            )
+        return []
+    if knowledge is True:
+        return [(link, 1.0) for link in graph.link(prompt)]
+    return [(_named_link(graph, prompt, wish), wish.weight) for wish in knowledge]
+
+
+def spans_of(graph: KnowledgeGraph | None, links: Sequence[tuple[Link, float]]) -> list[EntitySpan]:
+    """One span a link, with its entity's unit vector times the weight."""
+    if graph is None or not links:
+        return []
+    vectors = unit_rows(torch.from_numpy(graph.vectors([link.entity for link, _ in links])))
+    return [
+        EntitySpan(weight * vector, *_characters(link))
+        for (link, weight), vector in zip(links, vectors, strict=True)
+    ]
+
+
+def unit_rows(vectors: Tensor) -> Tensor:
+    """Rows of unit length; a zero row stays zero. RMSNorm up to a constant, see `EntityInjection`."""
+    return torch.nn.functional.normalize(vectors, dim=-1)
+
+
+def graph_vectors(graph: KnowledgeGraph) -> Tensor:
+    """(entities + 1, E) float32 of unit length; the last row, at index -1, is zero."""
+    vectors = unit_rows(torch.from_numpy(graph.vectors(np.arange(len(graph)))))
+    return torch.cat([vectors, torch.zeros(1, vectors.shape[1])])
+
+
+def _characters(link: Link) -> tuple[int | None, int | None]:
+    return (None, None) if link.start == link.end else (link.start, link.end)
+
+
+def _named_link(graph: KnowledgeGraph, prompt: str, wish: EntityWeight) -> Link:
+    if not 0.0 <= wish.weight <= MOST_WEIGHT:
+        raise InvalidRequestError(
+            "knowledge", f"weight {wish.weight} for {wish.entity!r}; allowed: 0 to {MOST_WEIGHT:g}"
+        )
+    try:
+        entity = graph.entity(wish.entity)
+    except KnowledgeError as error:
+        raise InvalidRequestError("knowledge", str(error)) from error
+    name = graph.name(entity)
+    start, end = _span(prompt, wish, name)
+    return Link(start, end, prompt[start:end], entity, graph.key(entity), name, 1.0, ())
+
+
+def _span(prompt: str, wish: EntityWeight, name: str) -> tuple[int, int]:
+    """The characters asked for, or those of the name; (0, 0) stands for the whole sentence."""
+    if wish.start is None and wish.end is None:
+        place = prompt.find(name)
+        return (place, place + len(name)) if place >= 0 else (0, 0)
+    if wish.start is None or wish.end is None or not 0 <= wish.start < wish.end <= len(prompt):
+        raise InvalidRequestError(
+            "knowledge",
+            f"span {wish.start}..{wish.end} for {wish.entity!r}; give both ends, "
+            f"0 <= start < end <= {len(prompt)}",
+        )
+    return wish.start, wish.end

@@ -1,0 +1,121 @@
+"""Chinese word pieces with character offsets: spans of the sentence -> positions of the sequence."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from tokenizers import Encoding, Tokenizer, decoders, normalizers, pre_tokenizers, processors
+from tokenizers.models import WordPiece
+from torch import Tensor
+
+from rapid_diffusion.errors import CheckpointError
+
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+
+
+@dataclass(frozen=True)
+class EntitySpan:
+    """An entity's vector (E,), already weighted, for the characters start..end of the sentence.
+
+    Without a span (`start` is None) the vector goes to the CLS token.
+    """
+
+    vector: Tensor
+    start: int | None = None
+    end: int | None = None
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """A batch of sentences, padded to the model's length L.
+
+    ids (B, L) int64; mask (B, L) bool, True = a real token; entity_vectors (B, L, E) float32;
+    truncated: for each sentence the index of the first character that did not fit, or None.
+    """
+
+    ids: Tensor
+    mask: Tensor
+    entity_vectors: Tensor
+    truncated: list[int | None]
+
+
+class TextTokenizer:
+    """Word pieces of a sentence, with the entity vectors laid over the pieces of their spans."""
+
+    def __init__(self, tokenizer: Tokenizer, max_length: int) -> None:
+        self.tokenizer = tokenizer
+        self.max_length = max_length
+
+    @classmethod
+    def from_vocabulary(cls, words: Sequence[str], max_length: int) -> "TextTokenizer":
+        """BERT's word pieces over `words` (each id is its place; the five specials come first)."""
+        if tuple(words[:5]) != SPECIAL:
+            raise ValueError(f"a vocabulary starts with {SPECIAL}, this one with {words[:5]}")
+        vocabulary = {word: place for place, word in enumerate(words)}
+        tokenizer = Tokenizer(WordPiece(vocabulary, unk_token="[UNK]"))
+        tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+        tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        tokenizer.decoder = decoders.WordPiece()
+        tokenizer.post_processor = processors.BertProcessing(
+            ("[SEP]", vocabulary["[SEP]"]), ("[CLS]", vocabulary["[CLS]"])
+        )
+        return cls(tokenizer, max_length)
+
+    @classmethod
+    def from_folder(cls, folder: Path, max_length: int) -> "TextTokenizer":
+        """Read `tokenizer.json`; `CheckpointError` where it is missing or damaged."""
+        path = folder / "tokenizer.json"
+        if not path.is_file():
+            raise CheckpointError(path, "no such file; the model folder is not complete")
+        try:
+            return cls(Tokenizer.from_file(str(path)), max_length)
+        except Exception as error:  # noqa: BLE001 - the library raises the bare Exception class
+            raise CheckpointError(path, f"not a tokenizer file ({error})") from error
+
+    def save(self, folder: Path) -> None:
+        """Write `tokenizer.json` into an existing folder."""
+        self.tokenizer.save(str(folder / "tokenizer.json"))
+
+    def __len__(self) -> int:
+        return int(self.tokenizer.get_vocab_size())
+
+    def __call__(
+        self, texts: Sequence[str], spans: Sequence[Sequence[EntitySpan]], dimension: int
+    ) -> Tokens:
+        """Encode one sentence a row; `spans[i]` are the entities of `texts[i]`, E = `dimension`.
+
+        All word pieces that overlap a span get its vector; where two overlap, they add up.
+        """
+        encodings = self.tokenizer.encode_batch(list(texts))
+        length = self.max_length
+        ids = torch.full((len(texts), length), self.tokenizer.token_to_id("[PAD]"))
+        mask = torch.zeros(len(texts), length, dtype=torch.bool)
+        vectors = torch.zeros(len(texts), length, dimension)
+        for row, encoding in enumerate(encodings):
+            kept = self._fit(encoding.ids)
+            ids[row, : len(kept)] = torch.tensor(kept)
+            mask[row, : len(kept)] = True
+            for span in spans[row]:
+                for position in _positions(encoding, span, length - 1):
+                    vectors[row, position] += span.vector
+        return Tokens(ids, mask, vectors, [self._first_lost(e) for e in encodings])
+
+    def _fit(self, ids: list[int]) -> list[int]:
+        """Cut to the model's length, keeping the closing token."""
+        return ids if len(ids) <= self.max_length else [*ids[: self.max_length - 1], ids[-1]]
+
+    def _first_lost(self, encoding: Encoding) -> int | None:
+        if len(encoding.ids) <= self.max_length:
+            return None
+        return int(encoding.offsets[self.max_length - 1][0])
+
+
+def _positions(encoding: Encoding, span: EntitySpan, limit: int) -> list[int]:
+    if span.start is None or span.end is None:
+        return [0]
+    return [
+        position
+        for position, (start, end) in enumerate(encoding.offsets[:limit])
+        if start < span.end and span.start < end
+    ]

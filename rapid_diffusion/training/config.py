@@ -1,0 +1,118 @@
+"""The TOML file of a training: one table for the data, one for each stage."""
+
+import tomllib
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from rapid_diffusion.autoencoder import PatchConfig
+from rapid_diffusion.config import DenoiserConfig, ImageTowerConfig, TextConfig
+from rapid_diffusion.errors import InvalidRequestError
+from rapid_diffusion.super_resolution.networks import UpscalerConfig
+
+Section = TypeVar("Section")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where the pictures, sentences and graph lie, and how sentences are varied."""
+
+    folder: str
+    pictures: str = "pictures_64.npy"
+    large_pictures: str = "pictures_256.npy"
+    graph: str = "graph"
+    caption_dropout: float = 0.1
+    link_dropout: float = 0.3
+    surface_dropout: float = 0.15
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """How long and how fast one stage learns; `steps` may be raised later and training goes on."""
+
+    steps: int
+    batch: int
+    learning_rate: float
+    warmup: int = 200
+    cooldown: int = 0
+    weight_decay: float = 0.01
+    ema: float = 0.999
+    gradient_clip: float = 1.0
+    checkpoint_seconds: float = 300.0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """What the finished folder says of itself, and what a call without parameters does."""
+
+    name: str
+    license: str = ""
+    attribution: str = ""
+    storage: str = "float16"
+    num_inference_steps: int = 20
+    guidance_scale: float = 3.0
+    scheduler: str = "dpmpp_2m"
+    shift: float = 1.0
+    upscale: int = 4
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """Everything one `rapid-diffusion train CONFIG` needs."""
+
+    output: str
+    model: ModelConfig
+    data: DataConfig
+    text: TextConfig
+    image_tower: ImageTowerConfig
+    autoencoder: PatchConfig
+    denoiser: DenoiserConfig
+    upscaler: UpscalerConfig
+    loops: dict[str, LoopConfig] = field(default_factory=dict)
+
+
+def read_training_config(path: Path) -> TrainingConfig:
+    """Read the file; relative folders are relative to the current directory.
+
+    Raises `InvalidRequestError` naming the key that is unknown, missing or of the wrong type.
+    """
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InvalidRequestError("config", f"{path}: no such file") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InvalidRequestError("config", f"{path}: not a TOML file ({error})") from error
+    loops = {name: _section(LoopConfig, f"loops.{name}", part) for name, part in
+             content.pop("loops", {}).items()}
+    types = {item.name: item.type for item in fields(TrainingConfig)}
+    unknown = sorted(set(content) - set(types))
+    if unknown:
+        raise InvalidRequestError(unknown[0], f"unknown in {path}; allowed: {sorted(types)}")
+    if "output" not in content:
+        raise InvalidRequestError("output", f"missing in {path}: the folder the training writes to")
+    return TrainingConfig(
+        output=content["output"],
+        model=_section(ModelConfig, "model", content.get("model", {})),
+        data=_section(DataConfig, "data", content.get("data", {})),
+        # the vocabulary is read off the captions, so its size is not the user's to give
+        text=_section(TextConfig, "text", {"vocabulary": 0} | content.get("text", {})),
+        image_tower=_section(ImageTowerConfig, "image_tower", content.get("image_tower", {})),
+        autoencoder=_section(PatchConfig, "autoencoder", content.get("autoencoder", {})),
+        denoiser=_section(DenoiserConfig, "denoiser", content.get("denoiser", {})),
+        upscaler=_section(UpscalerConfig, "upscaler", content.get("upscaler", {})),
+        loops=loops,
+    )
+
+
+def _section(kind: type[Section], name: str, values: dict[str, Any]) -> Section:
+    allowed = {item.name for item in fields(kind)}  # type: ignore[arg-type]
+    unknown = sorted(set(values) - allowed)
+    if unknown:
+        raise InvalidRequestError(f"{name}.{unknown[0]}", f"unknown; allowed: {sorted(allowed)}")
+    ready = {key: tuple(value) if isinstance(value, list) else value for key, value in
+             values.items()}
+    try:
+        return kind(**ready)
+    except TypeError as error:
+        raise InvalidRequestError(name, str(error)) from error
