@@ -3,7 +3,7 @@ from itertools import combinations, pairwise
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from knowledge.errors import InvalidInputError
@@ -61,6 +61,7 @@ def test_max_entities_keeps_the_heaviest_in_order_of_position(store: Path) -> No
         graph.link("龙", -1)
 
 
+@settings(deadline=None, max_examples=60)
 @given(
     st.text(st.sampled_from("老虎苹果北京大学龙 tigerＴ🐯\ufe0f\u0301ﾊﾞ㎏ﬁ\0\ud800\u200b가ᄀ\u1161"))
 )
@@ -72,6 +73,7 @@ def test_spans_are_ordered_disjoint_and_inside_any_text(text: str) -> None:
     normal.text.encode("utf-8")
 
 
+@settings(deadline=None, max_examples=60)
 @given(st.text(st.characters(categories=["L", "N", "P", "Z", "Mn"]), max_size=20))
 def test_composed_and_decomposed_text_normalise_alike(text: str) -> None:
     once = normalise(unicodedata.normalize("NFC", text)).text
@@ -93,6 +95,7 @@ def disjoint(matches: list[Match]) -> bool:
     return all(a.end <= b.start for a, b in pairwise(ordered))
 
 
+@settings(deadline=None, max_examples=60)
 @given(st.lists(spans, max_size=7))
 def test_no_choice_of_disjoint_spans_weighs_more(matches: list[Match]) -> None:
     chosen = best_spans(matches)
