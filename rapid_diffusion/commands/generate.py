@@ -1,0 +1,111 @@
+"""`rapid-diffusion generate`: sentences in, picture files out."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rapid_diffusion.commands.output import prepare_output
+
+if TYPE_CHECKING:
+    from knowledge.linking import Link
+    from rapid_diffusion import GenerationResult, RapidDiffusionPipeline
+
+
+def generate(
+    prompts: Annotated[list[str], typer.Argument(metavar="PROMPT", help="Chinese sentences.")],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "-o", "--output", help="FILE.png (.jpg, .webp) for one picture, a folder for several."
+        ),
+    ],
+    model: Annotated[
+        str, typer.Option(help="Name of a shipped model, or a model folder.")
+    ] = "emoji-zh",
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of the first picture; the others count on from it.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None,
+    guidance: Annotated[float | None, typer.Option(help="Guidance scale; 1 is none.")] = None,
+    negative: Annotated[str | None, typer.Option(help="What should not be drawn.")] = None,
+    scheduler: Annotated[str | None, typer.Option(help="Sampler, such as dpmpp_2m.")] = None,
+    upscale: Annotated[int | None, typer.Option(help="Enlarge the drawing: 1 or 4.")] = None,
+    count: Annotated[int, typer.Option(help="Pictures per prompt.", min=1)] = 1,
+    knowledge: Annotated[
+        bool, typer.Option("--knowledge/--no-knowledge", help="Use the knowledge graph.")
+    ] = True,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one line of JSON a picture.")
+    ] = False,
+) -> None:
+    """Draw pictures from Chinese sentences.
+
+    Prints the name of every file, or facts about it with --json (`seconds` is what the batch took
+    that it was drawn in). What a file held before is replaced as a whole or not at all.
+    """
+    from rapid_diffusion import RapidDiffusionPipeline
+    from rapid_diffusion.request import check_prompt, seeds_for
+
+    # All that can be known to be wrong is said before the model is loaded.
+    sentences = [check_prompt("prompt", prompt) for prompt in prompts for _ in range(count)]
+    seeds = seeds_for(seed, len(sentences))
+    place = prepare_output(output, len(sentences))
+    parameters = {
+        "num_inference_steps": steps,
+        "guidance_scale": guidance,
+        "negative_prompt": negative,
+        "scheduler": scheduler,
+        "upscale": upscale,
+        "knowledge": knowledge,
+    }
+    pipe = RapidDiffusionPipeline.from_pretrained(model)
+    rows = [{"prompt": s, "seed": n} for s, n in zip(sentences, seeds, strict=True)]
+    for index, (row, result) in enumerate(_render(pipe, rows, parameters)):
+        file = place.file(index, row["seed"])
+        _save(file, row, result, pipe)
+        typer.echo(json.dumps(_facts(file, row, result), ensure_ascii=False) if as_json else file)
+
+
+def _render(
+    pipe: "RapidDiffusionPipeline", rows: list[dict[str, Any]], parameters: dict[str, Any]
+) -> "Iterator[tuple[dict[str, Any], GenerationResult]]":
+    from tqdm import tqdm
+
+    with tqdm(total=len(rows), unit="picture", disable=None) as bar:
+
+        def show_step(step: int, steps: int, _latents: Any) -> None:
+            bar.set_postfix_str(f"step {step + 1}/{steps}")
+
+        results = pipe.render(rows, callback_on_step_end=show_step, **parameters)
+        for row, result in zip(rows, results, strict=True):
+            yield row, result
+            bar.update()
+
+
+def _save(
+    file: Path, row: dict[str, Any], result: "GenerationResult", pipe: "RapidDiffusionPipeline"
+) -> None:
+    from rapid_diffusion.images.label import generation_text
+    from rapid_diffusion.images.saving import save_image
+
+    made_by = {"model": pipe.name, "digest": pipe.digest}
+    save_image(file, result.images[0], generation_text({**row, **result.parameters, **made_by}))
+
+
+def _facts(file: Path, row: dict[str, Any], result: "GenerationResult") -> dict[str, Any]:
+    return {
+        "file": str(file),
+        **row,
+        "links": [_link_facts(link) for link in result.links[0]],
+        "size": list(result.images[0].size),
+        "seconds": round(sum(result.timings.values()), 3),
+        "truncated": result.truncated[0],
+    }
+
+
+def _link_facts(link: "Link") -> dict[str, Any]:
+    facts = {name: getattr(link, name) for name in ("surface", "start", "end", "key", "name")}
+    return {**facts, "score": round(float(link.score), 4)}

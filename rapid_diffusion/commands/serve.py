@@ -1,0 +1,43 @@
+"""`rapid-diffusion serve`: the HTTP service; only this command knows the room `server`."""
+
+from typing import Annotated, Any
+
+import typer
+
+from rapid_diffusion.errors import InvalidRequestError, MissingDependencyError
+
+
+def serve(
+    model: Annotated[
+        str | None, typer.Argument(help="Name of a shipped model, or a model folder.")
+    ] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port; 0 takes a free one.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 …")] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads of the model.")] = None,
+) -> None:
+    """Answer POST /generate until SIGTERM or Ctrl-C; what was accepted is finished first.
+
+    Every setting has an environment variable, RAPID_DIFFUSION_PORT for one; an option wins over it.
+    """
+    try:
+        from server.main import run
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError(
+            f"the service needs {error.name}, which is not installed:"
+            " pip install 'rapid-diffusion[server]'"
+        ) from error
+    given = {"model": model, "host": host, "port": port, "device": device, "threads": threads}
+    run(_settings({name: value for name, value in given.items() if value is not None}))
+
+
+def _settings(given: dict[str, Any]) -> Any:
+    from pydantic import ValidationError
+
+    from server.settings import Settings
+
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        problems = [f"{'.'.join(map(str, e['loc']))} {e['msg']}".strip() for e in error.errors()]
+        raise InvalidRequestError("settings", "; ".join(problems)) from error
