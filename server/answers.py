@@ -104,6 +104,9 @@ def _truncated(finished: Finished) -> dict[str, Any] | None:
 
 
 def _entities(finished: Finished) -> list[dict[str, Any]]:
+    links, asked = finished.result.links[0], finished.request.entities
+    # Entities that the caller names come back in the caller's order, one link each.
+    weights = [e.weight for e in asked] if isinstance(asked, list) else [1.0] * len(links)
     return [
         {
             "surface": link.surface,
@@ -112,19 +115,10 @@ def _entities(finished: Finished) -> list[dict[str, Any]]:
             "id": link.key,
             "name": link.name,
             "score": round(float(link.score), 4),
-            "weight": _weight(finished.request, link.key, link.start),
+            "weight": weight,
         }
-        for link in finished.result.links[0]
+        for link, weight in zip(links, weights, strict=True)
     ]
-
-
-def _weight(request: GenerationRequest, key: str, start: int) -> float:
-    """The weight the caller gave an entity, by its place first, else by its id; 1 by default."""
-    if not isinstance(request.entities, list):
-        return 1.0
-    same = [e for e in request.entities if e.id == key]
-    placed = [e for e in same if e.start == start]
-    return (placed or same)[0].weight if same else 1.0
 
 
 def _repro_key(finished: Finished) -> str:

@@ -47,7 +47,7 @@ def read_capabilities(pipeline: RapidDiffusionPipeline) -> Capabilities:
         upscales=sorted({1, *pipeline.upscales}),
         defaults=dict(pipeline.default_parameters),
         knowledge_version=None if graph is None else graph.version,
-        attributions=read_attributions(),
+        attributions="\n\n".join(filter(None, [pipeline.attribution, read_notice()])),
     )
 
 
@@ -59,7 +59,7 @@ def package_version() -> str:
         return "source"
 
 
-def read_attributions() -> str:
+def read_notice() -> str:
     """The text of NOTICE: from the installed package, else from the checkout; else empty."""
     try:
         text = distribution("rapid-diffusion").read_text("licenses/NOTICE")

@@ -211,8 +211,8 @@ class Worker:
     def _draw(self, ticket: Ticket) -> GenerationResult:
         def after_step(step: int, steps: int, _latents: object) -> None:
             if ticket.canceled_at is not None:
-                raise CanceledError(f"canceled after step {step} of {steps}")
-            ticket.publish(Progress(step, steps))
+                raise CanceledError(f"canceled after step {step + 1} of {steps}")
+            ticket.publish(Progress(step + 1, steps))
 
         if ticket.canceled_at is not None:
             raise CanceledError("canceled before its first step")

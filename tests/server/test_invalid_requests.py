@@ -44,6 +44,7 @@ INVALID: list[tuple[dict[str, Any], str]] = [
     ({"num_images_per_prompt": None}, "num_images_per_prompt"),
     ({"seed": -1}, "seed"),
     ({"seed": 2**53}, "seed"),
+    ({"seed": 2**53 - 1, "num_images_per_prompt": 2}, "seed"),
     ({"seed": 1.0}, "seed"),
     ({"seed": True}, "seed"),
     ({"seed": "42"}, "seed"),

@@ -190,7 +190,7 @@ def test_every_ticket_ends_once_whenever_it_is_canceled(gate: Any) -> None:
         worker = Worker(gate, 200, Metrics())
         worker.start()
         gate.open.set()
-        tickets = [worker.submit(request(str(number), steps=2)) for number in range(60)]
+        tickets = [worker.submit(request(str(number), steps=2)) for number in range(30)]
         for ticket in tickets[::3]:
             await asyncio.to_thread(worker.cancel, ticket)
             worker.cancel(ticket)
