@@ -6,10 +6,17 @@ from collections.abc import AsyncIterator
 
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from rapid_diffusion import RapidDiffusionPipeline
 from server.capabilities import package_version, read_capabilities
-from server.errors import Problem, answer_crash, answer_http_error, answer_problem
+from server.errors import (
+    Problem,
+    answer_crash,
+    answer_http_error,
+    answer_nobody,
+    answer_problem,
+)
 from server.metrics import Metrics
 from server.middleware import Guard, RequestContext
 from server.routes import capabilities, generate, health
@@ -35,10 +42,12 @@ def create_app(settings: Settings, pipeline: RapidDiffusionPipeline) -> FastAPI:
         version=package_version(),
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,
         lifespan=_lifespan,
         exception_handlers={
             Problem: answer_problem,
             HTTPException: answer_http_error,
+            ClientDisconnect: answer_nobody,
             Exception: answer_crash,
         },
     )

@@ -165,6 +165,11 @@ async def answer_http_error(request: Request, error: Exception) -> Response:
     return problem_response(request, Problem("not_found", values={"received": request.url.path}))
 
 
+async def answer_nobody(request: Request, _error: Exception) -> Response:
+    """The client left while its body was read: nobody hears the answer, the metrics count it."""
+    return problem_response(request, Problem("canceled"))
+
+
 async def answer_crash(request: Request, _error: Exception) -> Response:
     """Anything unforeseen: the id only. Starlette raises it again, so that the log has it."""
     return problem_response(request, Problem("internal"))

@@ -35,15 +35,21 @@ class RequestContext:
         trace = _child_trace(headers.get("traceparent", ""))
         scope.setdefault("state", {}).update(request_id=request_id, began=time.monotonic())
 
+        status = 500  # what Starlette answers, outside of us, where an exception passes
+
         async def send_with_context(message: Message) -> None:
+            nonlocal status
             if message["type"] == "http.response.start":
+                status = message["status"]
                 answer = MutableHeaders(scope=message)
                 answer["X-Request-Id"], answer["traceparent"] = request_id, trace
-                if scope["path"] == "/generate":
-                    self.metrics.requests.labels(status=str(message["status"])).inc()
             await send(message)
 
-        await self.app(scope, receive, send_with_context)
+        try:
+            await self.app(scope, receive, send_with_context)
+        finally:
+            if scope["path"] == "/generate":
+                self.metrics.requests.labels(status=str(status)).inc()
 
 
 class Guard:
@@ -69,18 +75,26 @@ class Guard:
 
     def _check_host(self, request: Request) -> None:
         """On the loopback a page elsewhere could reach us under its own name (DNS rebinding)."""
-        allowed = [*LOOPBACK_NAMES, self.settings.host, *self.settings.allowed_hosts]
+        allowed = dict.fromkeys([*LOOPBACK_NAMES, self.settings.host, *self.settings.allowed_hosts])
         received = request.headers.get("host", "")
-        if self.settings.is_loopback and urlsplit(f"//{received}").hostname not in allowed:
+        if self.settings.is_loopback and _host_name(received) not in allowed:
             values = {"received": shown(received), "allowed": ", ".join(allowed)}
             raise Problem("forbidden_host", values=values)
+
+
+def _host_name(host: str) -> str | None:
+    """The name in a Host header, without its port; None where it is malformed."""
+    try:
+        return urlsplit(f"//{host}").hostname
+    except ValueError:
+        return None
 
 
 def _check_origin(request: Request) -> None:
     origin = request.headers.get("origin")
     if request.method in ("GET", "HEAD") or origin is None:
         return
-    if urlsplit(origin).netloc != request.headers.get("host"):
+    if origin.partition("://")[2] != request.headers.get("host"):
         raise Problem("cross_origin", values={"received": shown(origin)})
 
 

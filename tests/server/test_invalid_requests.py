@@ -1,6 +1,8 @@
 """Every wrong request is refused with a 4xx that names what is wrong."""
 
 import json
+import socket
+import time
 from typing import Any
 
 import httpx
@@ -193,6 +195,7 @@ def test_unknown_address_and_method_are_problems(client: httpx.Client) -> None:
     assert client.get("/nothing").json()["status"] == 404
     answer = client.get("/generate")
     assert (answer.json()["status"], answer.headers["allow"]) == (405, "POST")
+    assert client.post("/generate/", json={}).status_code == 404
 
 
 @pytest.mark.parametrize(
@@ -208,12 +211,38 @@ def test_problems_speak_the_language_asked_for(
     assert ("字符" in answer.json()["detail"]) == (language == "zh")
 
 
-def test_foreign_origin_and_host_are_refused(client: httpx.Client) -> None:
-    body = {"prompt": TIGER}
-    origin = client.post("/generate", json=body, headers={"Origin": "https://elsewhere.example"})
-    host = client.post("/generate", json=body, headers={"Host": "elsewhere.example"})
-    assert (origin.status_code, origin.json()["error"]["code"]) == (403, "cross_origin")
-    assert (host.status_code, host.json()["error"]["code"]) == (403, "forbidden_host")
+@pytest.mark.parametrize(
+    ("headers", "code"),
+    [
+        ({"Origin": "https://elsewhere.example"}, "cross_origin"),
+        ({"Origin": "null"}, "cross_origin"),
+        ({"Origin": "http://[::1"}, "cross_origin"),
+        ({"Host": "elsewhere.example"}, "forbidden_host"),
+        ({"Host": "[::1"}, "forbidden_host"),
+    ],
+)
+def test_foreign_origins_and_hosts_are_refused(
+    client: httpx.Client, headers: dict[str, str], code: str
+) -> None:
+    answer = client.post("/generate", json={"prompt": TIGER}, headers=headers)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (403, code)
+
+
+def test_own_origin_is_answered(client: httpx.Client) -> None:
+    origin = str(client.base_url).rstrip("/")
+    answer = client.post("/generate", json={"prompt": TIGER}, headers={"Origin": origin})
+    assert answer.status_code == 200
+
+
+def test_client_that_leaves_within_its_body_is_no_error(
+    client: httpx.Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    head = "POST /generate HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    with socket.create_connection((client.base_url.host, client.base_url.port)) as connection:
+        connection.sendall(f"{head}Content-Length: 100\r\n\r\n{{".encode())
+    while 't2i_requests_total{status="499"}' not in client.get("/metrics").text:
+        time.sleep(0.01)
+    assert "Traceback" not in caplog.text
 
 
 def post(client: httpx.Client, body: str | bytes, kind: str = "application/json") -> httpx.Response:

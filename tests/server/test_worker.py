@@ -151,6 +151,7 @@ def test_encoder_failure_is_500_with_the_id(
     assert (answer.status_code, answer.headers["x-request-id"]) == (500, "id-2")
     assert answer.headers["content-type"] == "application/problem+json"
     assert "secret" not in answer.text
+    assert 't2i_requests_total{status="500"} 1.0' in client.get("/metrics").text
 
 
 def test_shutdown_finishes_what_was_accepted(pipeline: RapidDiffusionPipeline, gate: Any) -> None:
