@@ -23,12 +23,13 @@ help:
 install: $(READY)
 
 # The stamp is written last: an interrupted installation is taken up again, a finished one is re-used
-# until one of these files changes.
+# until one of these files changes. Without --no-compile every file of torch would be compiled here; Python
+# compiles those that it comes to use.
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "$(PYTHON) is older than 3.11: set PYTHON to a newer interpreter" >&2; exit 1; }
 	$(PYTHON) -m venv $(ENV)
-	$(PY) -m pip install --quiet --constraint constraints.txt --editable '.[server,dev]'
+	$(PY) -m pip install --quiet --no-compile --constraint constraints.txt --editable '.[server,dev]'
 	@touch $(READY)
 
 demo: $(READY)

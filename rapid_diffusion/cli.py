@@ -72,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     try:
         sys.stdout.flush()
     except BrokenPipeError:
-        code = code or BAD_OUTPUT
+        code = code or FAILED
         # Or the interpreter flushes once more on its way out, and complains.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code)
@@ -85,8 +85,6 @@ def run(arguments: Sequence[str] | None = None) -> int:
         app(args=arguments, prog_name="rapid-diffusion", obj=settings)
     except SystemExit as left:
         return left.code if isinstance(left.code, int) else OK if left.code is None else FAILED
-    except BrokenPipeError:
-        return BAD_OUTPUT
     except (Exception, KeyboardInterrupt) as error:
         if settings["debug"]:
             logging.getLogger(__name__).exception("failed")
