@@ -89,7 +89,9 @@ class PatchAutoencoder(nn.Module):
     def save(self, folder: Path) -> None:
         """Write `config.json` and the weights."""
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / "config.json", {"_class_name": "PatchAutoencoder"} | asdict(self.config))
+        write_json(
+            folder / "config.json", {"_class_name": "PatchAutoencoder"} | asdict(self.config)
+        )
         write_component_weights(self.state_dict(), folder / WEIGHTS)
 
 

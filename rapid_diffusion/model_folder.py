@@ -159,8 +159,14 @@ def stored(weights: dict[str, Any], storage: str) -> dict[str, Any]:
         return half
     if storage != "int8":
         raise ValueError(f"storage {storage!r}; allowed: float32, float16, int8")
-    return {**half, **{k: v for k, v in quantize_int8(weights).items() if k not in half or
-                       v.dtype != half[k].dtype and v.dim() > 1}}
+    return {
+        **half,
+        **{
+            k: v
+            for k, v in quantize_int8(weights).items()
+            if k not in half or v.dtype != half[k].dtype and v.dim() > 1
+        },
+    }
 
 
 def _dataclass_from(kind: Any, values: dict[str, Any], path: Path) -> Any:

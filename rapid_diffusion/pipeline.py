@@ -201,11 +201,14 @@ class RapidDiffusionPipeline:
             scheduler=scheduler,
             upscale=upscale,
         )
-        links = {text: links_of(self.graph, text, knowledge) for text in dict.fromkeys(request.prompts)}
+        links = {
+            text: links_of(self.graph, text, knowledge) for text in dict.fromkeys(request.prompts)
+        }
         timings: dict[str, float] = {}
         parts = [
-            self._draw(replace(request, prompts=prompts, seeds=seeds), links, timings,
-                       callback_on_step_end)
+            self._draw(
+                replace(request, prompts=prompts, seeds=seeds), links, timings, callback_on_step_end
+            )
             for prompts, seeds in zip(
                 _batched(request.prompts), _batched(request.seeds), strict=True
             )
@@ -215,8 +218,10 @@ class RapidDiffusionPipeline:
         images = unit_to_pixels(pixels)
         return GenerationResult(
             images=images if output_type == "numpy" else pixels_to_pillow(images),
-            links=[[link for link, _ in links[text]]
-                   for text in request.prompts[::num_images_per_prompt]],
+            links=[
+                [link for link, _ in links[text]]
+                for text in request.prompts[::num_images_per_prompt]
+            ],
             seeds=list(request.seeds),
             parameters=request.parameters(),
             timings=timings,

@@ -68,6 +68,12 @@ def _random_model(tokenizer: TextTokenizer, text: TextConfig, graph: KnowledgeGr
     upscaler = UpscalerConfig("SRVGGNetCompact", scale=4, num_feat=8, num_conv=1)
     card = ModelCard("micro", license="Apache-2.0", num_inference_steps=4)
     return Model(
-        card, tokenizer, text, text_encoder, denoiser, autoencoder.eval(),
-        Upscaler(build_network(upscaler).eval(), upscaler), graph,
+        card,
+        tokenizer,
+        text,
+        text_encoder,
+        denoiser,
+        autoencoder.eval(),
+        Upscaler(build_network(upscaler).eval(), upscaler),
+        graph,
     )

@@ -30,15 +30,17 @@ class Denoiser(nn.Module):
 
     def forward(self, rows: Tensor, timesteps: Tensor, hidden: Tensor, mask: Tensor) -> Tensor:
         """rows (B, C, h, w), timesteps (B,), hidden (B, L, D), mask (B, L) bool -> (B, C, h, w)."""
+        dtype = self.network.dtype
+        sentence = hidden[:, 0].to(dtype) if self.takes_sentence else None
         output: Tensor = self.network(
-            rows,
+            rows.to(dtype),
             timesteps,
-            hidden,
-            class_labels=hidden[:, 0] if self.takes_sentence else None,
+            hidden.to(dtype),
+            class_labels=sentence,
             encoder_attention_mask=mask,
             return_dict=False,
         )[0]
-        return output
+        return output.to(rows.dtype)
 
     def save(self, folder: Path, weights: dict[str, Tensor] | None = None) -> None:
         """Write the `diffusers` component folder, with `weights` as they are to be stored."""

@@ -24,6 +24,7 @@ class DataConfig:
     caption_dropout: float = 0.1
     link_dropout: float = 0.3
     surface_dropout: float = 0.15
+    upscaler_from: str = ""
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class LoopConfig:
     gradient_clip: float = 1.0
     checkpoint_seconds: float = 300.0
     seed: int = 0
+    compile: bool = False
 
 
 @dataclass(frozen=True)
@@ -83,8 +85,10 @@ def read_training_config(path: Path) -> TrainingConfig:
         raise InvalidRequestError("config", f"{path}: no such file") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InvalidRequestError("config", f"{path}: not a TOML file ({error})") from error
-    loops = {name: _section(LoopConfig, f"loops.{name}", part) for name, part in
-             content.pop("loops", {}).items()}
+    loops = {
+        name: _section(LoopConfig, f"loops.{name}", part)
+        for name, part in content.pop("loops", {}).items()
+    }
     types = {item.name: item.type for item in fields(TrainingConfig)}
     unknown = sorted(set(content) - set(types))
     if unknown:
@@ -110,8 +114,9 @@ def _section(kind: type[Section], name: str, values: dict[str, Any]) -> Section:
     unknown = sorted(set(values) - allowed)
     if unknown:
         raise InvalidRequestError(f"{name}.{unknown[0]}", f"unknown; allowed: {sorted(allowed)}")
-    ready = {key: tuple(value) if isinstance(value, list) else value for key, value in
-             values.items()}
+    ready = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
+    }
     try:
         return kind(**ready)
     except TypeError as error:

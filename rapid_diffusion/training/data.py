@@ -110,9 +110,7 @@ class Examples:
 
     def _other_words(self, ids: Tensor, generator: torch.Generator) -> Tensor:
         """Unknown or random pieces: what an alias never seen before looks like."""
-        random = torch.randint(
-            len(SPECIAL), len(self.tokenizer), ids.shape, generator=generator
-        )
+        random = torch.randint(len(SPECIAL), len(self.tokenizer), ids.shape, generator=generator)
         unknown = torch.rand(len(ids), 1, generator=generator) < 0.5
         return torch.where(unknown, SPECIAL.index("[UNK]"), random)
 
@@ -121,8 +119,9 @@ class Examples:
         owners = np.repeat(np.arange(len(self.rows)), np.diff(self.first))
         spans = [
             [
-                EntitySpan(torch.tensor([link.entity + 1.0], dtype=torch.float64),
-                           link.start, link.end)
+                EntitySpan(
+                    torch.tensor([link.entity + 1.0], dtype=torch.float64), link.start, link.end
+                )
                 for link in self.graph.link(text)
             ]
             for text in texts

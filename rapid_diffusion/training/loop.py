@@ -8,7 +8,6 @@ import json
 import resource
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from rapid_diffusion.errors import CheckpointError, NumericalError
-from rapid_diffusion.files import replacing
+from rapid_diffusion.files import replacing, write_bytes
+from rapid_diffusion.precision import fast_dtype
 from rapid_diffusion.training.config import LoopConfig
 from rapid_diffusion.training.stages import Stage
 
@@ -41,16 +41,16 @@ def run_loop(
     folder: Path,
     *,
     resume: bool = True,
-    sample: Callable[[dict[str, Tensor], int], None] | None = None,
 ) -> dict[str, Tensor]:
     """Train up to `config.steps` and return the averaged weights.
 
-    `folder` receives `checkpoint.pt` and `log.jsonl`. `sample(averaged weights, step)` is called
-    at every checkpoint.
+    `folder` receives `checkpoint.pt` and `log.jsonl`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     optimizer = torch.optim.AdamW(
-        _groups(stage.module, config.weight_decay), config.learning_rate, fused=True,
+        _groups(stage.module, config.weight_decay),
+        config.learning_rate,
+        fused=True,
         betas=(0.9, 0.99),
     )
     averages = {name: value.clone() for name, value in stage.module.state_dict().items()}
@@ -59,10 +59,12 @@ def run_loop(
         path.unlink(missing_ok=True)
         (folder / LOG).unlink(missing_ok=True)
     progress = _restore(path, stage.module, optimizer, averages)
+    _forget_after(folder / LOG, progress.step)
     stage.module.train()
     started, saved = time.monotonic() - progress.seconds, time.monotonic()
-    bar = tqdm(total=config.steps, initial=progress.step, desc=stage.name, unit="step",
-               file=sys.stderr)
+    bar = tqdm(
+        total=config.steps, initial=progress.step, desc=stage.name, unit="step", file=sys.stderr
+    )
     losses: list[float] = []
     try:
         while progress.step < config.steps:
@@ -77,8 +79,6 @@ def run_loop(
             if time.monotonic() - saved > config.checkpoint_seconds:
                 _save(path, stage.module, optimizer, averages, progress)
                 saved = time.monotonic()
-                if sample is not None:
-                    sample(averages, progress.step)
     finally:
         bar.close()
     _save(path, stage.module, optimizer, averages, progress)
@@ -95,6 +95,13 @@ def averaged_weights(folder: Path) -> dict[str, Tensor]:
         raise CheckpointError(path, "no such file; train this stage first")
     averages: dict[str, Tensor] = _load(path)["averages"]
     return averages
+
+
+def save_weights(folder: Path, weights: dict[str, Tensor]) -> None:
+    """Keep the weights of a stage that is fitted at once, where `averaged_weights` finds them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with replacing(folder / CHECKPOINT) as temporary:
+        torch.save({"averages": weights}, temporary)
 
 
 def learning_rate(config: LoopConfig, step: int) -> float:
@@ -117,7 +124,10 @@ def _groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
 def _step(stage: Stage, optimizer: torch.optim.Optimizer, config: LoopConfig, step: int) -> float:
     for group in optimizer.param_groups:
         group["lr"] = learning_rate(config, step)
-    loss = stage.loss(step)
+    device = next(stage.module.parameters()).device
+    dtype = fast_dtype(device)
+    with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+        loss = stage.loss(step)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
     nn.utils.clip_grad_norm_(stage.module.parameters(), config.gradient_clip)
@@ -145,9 +155,7 @@ def _average(averages: dict[str, Tensor], module: nn.Module, decay: float) -> No
             averages[name].copy_(value)
 
 
-def _write_log(
-    path: Path, losses: list[float], config: LoopConfig, progress: _Progress
-) -> float:
+def _write_log(path: Path, losses: list[float], config: LoopConfig, progress: _Progress) -> float:
     loss = sum(losses) / len(losses)
     line = {
         "step": progress.step,
@@ -161,6 +169,14 @@ def _write_log(
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")
     return loss
+
+
+def _forget_after(path: Path, step: int) -> None:
+    """Drop the lines that a killed run wrote after its last checkpoint: they will come again."""
+    if path.is_file():
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+        write_bytes(path, "".join(kept).encode())
 
 
 def _save(
@@ -184,7 +200,7 @@ def _save(
 def _load(path: Path) -> dict[str, Any]:
     try:
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # noqa: BLE001 - torch raises many kinds for a damaged file
+    except Exception as error:
         raise CheckpointError(path, f"cannot be read ({error}); train with --fresh") from error
     return content
 

@@ -1,20 +1,29 @@
 """`rapid-diffusion train CONFIG`: the stages in order, then the model folder that they make."""
 
 import logging
+from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from knowledge.training import train_version
+from knowledge.transe import TransEConfig
 from rapid_diffusion.autoencoder import PatchAutoencoder
-from rapid_diffusion.denoising.denoiser import build_denoiser
+from rapid_diffusion.checkpoints.folder import load_strict
+from rapid_diffusion.checkpoints.realesrgan import import_realesrgan
+from rapid_diffusion.config import TextConfig
+from rapid_diffusion.denoising.denoiser import Denoiser, build_denoiser
 from rapid_diffusion.errors import InvalidRequestError
+from rapid_diffusion.model_folder import Model, ModelCard, save_model
 from rapid_diffusion.super_resolution.networks import build_network
+from rapid_diffusion.super_resolution.upscaler import Upscaler
 from rapid_diffusion.text.clip import ContrastivePair
 from rapid_diffusion.text.encoder import build_text_encoder
 from rapid_diffusion.training.config import LoopConfig, TrainingConfig, read_training_config
 from rapid_diffusion.training.data import Examples, to_signed
-from rapid_diffusion.training.loop import averaged_weights, run_loop
+from rapid_diffusion.training.loop import averaged_weights, run_loop, save_weights
 from rapid_diffusion.training.stages import (
     Stage,
     diffusion_stage,
@@ -24,23 +33,26 @@ from rapid_diffusion.training.stages import (
 )
 
 logger = logging.getLogger(__name__)
+AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
 STAGES = ("knowledge", "text", "autoencoder", "diffusion", "super_resolution")
 
 
 def run(config_path: Path, stage: str | None = None, *, resume: bool = True) -> None:
-    """Train one stage, or all of them in order and then write the model folder."""
+    """Train one stage, or all of them in order; then write the model folder `OUTPUT/model`.
+
+    With `stage="model"` only the folder is written, from the checkpoints there are.
+    """
     config = read_training_config(config_path)
-    if stage is not None and stage not in STAGES:
-        raise InvalidRequestError("stage", f"{stage!r} is none of {', '.join(STAGES)}")
+    if stage is not None and stage not in (*STAGES, "model"):
+        raise InvalidRequestError("stage", f"{stage!r} is none of {', '.join(STAGES)}, model")
     training = Training(config)
     for name in STAGES if stage is None else (stage,):
-        logger.info("stage %s", name)
-        training.train(name, resume=resume)
-    if stage is None:
-        from rapid_diffusion.training.assemble import assemble
-
-        assemble(training)
+        if name != "model":
+            logger.info("stage %s", name)
+            training.train(name, resume=resume)
+    if stage in (None, "model"):
+        save_model(training.model(), training.output / "model", config.model.storage)
 
 
 class Training:
@@ -51,6 +63,11 @@ class Training:
         self.output = Path(config.output)
         self.examples = Examples(config.data, config.text.max_length)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.text_config: TextConfig = replace(
+            config.text,
+            vocabulary=len(self.examples.tokenizer),
+            entity_dimension=self.examples.graph.dimension,
+        )
 
     def loop(self, name: str) -> LoopConfig:
         """The `[loops.NAME]` table of the configuration."""
@@ -65,50 +82,54 @@ class Training:
         elif name == "autoencoder":
             self._fit_autoencoder()
         else:
-            stage = self._stage(name)
-            run_loop(stage, self.loop(name), stage_folder(self.output, name), resume=resume)
+            run_loop(
+                self._stage(name), self.loop(name), stage_folder(self.output, name), resume=resume
+            )
 
     def pair(self, *, trained: bool = True) -> ContrastivePair:
         """The contrastive pair; its text tower is the encoder of the model."""
         torch.manual_seed(self.loop("text").seed)
-        text = build_text_encoder(self.text_config())
-        pair = ContrastivePair(text, self.config.image_tower)
-        if trained:
-            self._load(pair, "text")
-        return pair
-
-    def text_config(self):  # type: ignore[no-untyped-def]
-        """The text tower's sizes, with the vocabulary and the vectors that the data have."""
-        from dataclasses import replace
-
-        return replace(
-            self.config.text,
-            vocabulary=len(self.examples.tokenizer),
-            entity_dimension=self.examples.graph.dimension,
-        )
+        pair = ContrastivePair(build_text_encoder(self.text_config), self.config.image_tower)
+        return self._ready(pair, "text" if trained else None)
 
     def autoencoder(self) -> PatchAutoencoder:
         """The fitted autoencoder."""
         autoencoder = PatchAutoencoder(self.config.autoencoder)
-        weights = torch.load(self._autoencoder_file(), weights_only=True)
-        autoencoder.load_state_dict(weights)
+        weights = averaged_weights(stage_folder(self.output, "autoencoder"))
+        load_strict(autoencoder, weights, stage_folder(self.output, "autoencoder"))
         return autoencoder
 
-    def denoiser(self, *, trained: bool = True) -> nn.Module:
+    def denoiser(self, *, trained: bool = True) -> Denoiser:
         """The UNet."""
         torch.manual_seed(self.loop("diffusion").seed)
-        denoiser = build_denoiser(self.config.denoiser)
-        if trained:
-            self._load(denoiser, "diffusion")
+        denoiser = self._ready(
+            build_denoiser(self.config.denoiser), "diffusion" if trained else None
+        )
         return denoiser.to(memory_format=torch.channels_last)
 
     def upscaler_network(self, *, trained: bool = True) -> nn.Module:
-        """The super-resolution network."""
+        """The super-resolution network, fine-tuned from `upscaler_from` where that is given."""
         torch.manual_seed(self.loop("super_resolution").seed)
         network = build_network(self.config.upscaler)
-        if trained:
-            self._load(network, "super_resolution")
-        return network
+        start = self.config.data.upscaler_from
+        if start and not trained:
+            load_strict(network, import_realesrgan(start).network.state_dict(), start)
+        return self._ready(network, "super_resolution" if trained else None)
+
+    def model(self) -> Model:
+        """Every trained component, on the CPU."""
+        values = vars(self.config.model)
+        card = ModelCard(**{key: value for key, value in values.items() if key != "storage"})
+        return Model(
+            card=card,
+            tokenizer=self.examples.tokenizer,
+            text_config=self.text_config,
+            text_encoder=self.pair().text.cpu(),
+            denoiser=self.denoiser().cpu(),
+            autoencoder=self.autoencoder(),
+            upscaler=Upscaler(self.upscaler_network().cpu(), self.config.upscaler),
+            graph=self.examples.graph,
+        )
 
     def _stage(self, name: str) -> Stage:
         loop = self.loop(name)
@@ -121,23 +142,23 @@ class Training:
         network = self.upscaler_network(trained=False)
         return super_resolution_stage(network, self.autoencoder(), self.examples, loop)
 
-    def _load(self, module: nn.Module, name: str) -> None:
-        module.load_state_dict(averaged_weights(stage_folder(self.output, name)))
-        module.eval()
+    def _ready(self, module: AnyModule, trained_as: str | None) -> AnyModule:
+        """On the device, with the averaged weights of a stage if one is named."""
+        if trained_as is not None:
+            folder = stage_folder(self.output, trained_as)
+            load_strict(module, averaged_weights(folder), folder)
+            module.eval()
+        return module.to(self.device)
 
     def _train_knowledge(self) -> None:
-        if self.examples.graph.dimension == 0:
-            raise InvalidRequestError(
-                "data.graph", "has no entity vectors; run `python -m knowledge train` on it"
-            )
-
-    def _autoencoder_file(self) -> Path:
-        return stage_folder(self.output, "autoencoder") / "weights.pt"
+        graph = self.examples.graph
+        if graph.dimension == 0:
+            path = Path(self.config.data.folder) / self.config.data.graph
+            train_version(path, TransEConfig(dimension=self.config.text.entity_dimension))
+            self.examples = Examples(self.config.data, self.config.text.max_length)
 
     def _fit_autoencoder(self) -> None:
         autoencoder = PatchAutoencoder(self.config.autoencoder)
         images: Tensor = to_signed(self.examples.pictures[self.examples.train])
-        logger.info("round trip %.2f dB on training pictures", autoencoder.fit(images))
-        path = self._autoencoder_file()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(autoencoder.state_dict(), path)
+        logger.info("round trip on training pictures: %.2f dB", autoencoder.fit(images))
+        save_weights(stage_folder(self.output, "autoencoder"), autoencoder.state_dict())

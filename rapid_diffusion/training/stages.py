@@ -6,12 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
 from rapid_diffusion.autoencoder import Autoencoder
 from rapid_diffusion.denoising.denoiser import Denoiser
 from rapid_diffusion.denoising.samplers import TIMESTEPS
+from rapid_diffusion.images.convert import model_to_unit
 from rapid_diffusion.text.clip import ContrastivePair
 from rapid_diffusion.text.encoder import KnowledgeTextEncoder
 from rapid_diffusion.training.config import LoopConfig
@@ -35,11 +37,11 @@ def text_stage(pair: ContrastivePair, examples: Examples, loop: LoopConfig) -> S
         indices = examples.indices(step, loop.batch, loop.seed)
         images = _shift(examples.picture_batch(indices), generator)
         tokens = examples.sentences(indices, generator)
-        hidden = pair.text(tokens.ids, tokens.mask, tokens.entity_vectors)
+        hidden = pair.text.encode(tokens).hidden
         rows = torch.tensor(indices)
         empty = tokens.mask.sum(1) <= 2  # the captions that were dropped describe every picture
         same = (rows[:, None] == rows[None, :]) | empty[None, :] | empty[:, None]
-        return pair.loss(images, hidden, same)
+        return pair.loss(images.to(hidden.device), hidden, same.to(hidden.device))
 
     return Stage("text", pair, loss)
 
@@ -61,9 +63,14 @@ def diffusion_stage(
     examples: Examples,
     loop: LoopConfig,
 ) -> Stage:
-    """Flow matching on latents, text tower fixed; times from a logit-normal (Esser et al., 2024)."""
+    """Flow matching on latents, the text tower fixed.
+
+    Times are drawn from a logit-normal distribution (Esser et al., 2024, section 3.1).
+    """
     latents = encode_all(autoencoder, examples)
     encoder.requires_grad_(False).eval()
+    device = encoder.injection.gate.device
+    forward = torch.compile(denoiser) if loop.compile else denoiser
 
     def loss(step: int) -> Tensor:
         generator = step_generator(loop.seed, step)
@@ -73,16 +80,12 @@ def diffusion_stage(
         noise = torch.randn(clean.shape, generator=generator)
         times = torch.randn(len(indices), generator=generator).sigmoid()
         at = times[:, None, None, None]
-        noisy = (1 - at) * clean + at * noise
+        noisy = ((1 - at) * clean + at * noise).contiguous(memory_format=torch.channels_last)
         with torch.no_grad():
             states = encoder.encode(tokens)
-        velocity = denoiser(
-            noisy.contiguous(memory_format=torch.channels_last),
-            TIMESTEPS * times,
-            states.hidden,
-            states.mask,
-        )
-        return functional.mse_loss(velocity, noise - clean)
+        timesteps = (TIMESTEPS * times).to(device)
+        velocity = forward(noisy.to(device), timesteps, states.hidden, states.mask)
+        return functional.mse_loss(velocity.float(), (noise - clean).to(device))
 
     return Stage("diffusion", denoiser, loss)
 
@@ -98,48 +101,54 @@ def encode_all(autoencoder: Autoencoder, examples: Examples, batch: int = 64) ->
     return torch.cat(parts)
 
 
+#: Noise on the latents an upscaler learns from: about what twenty steps of sampling leave.
+LATENT_NOISE = 0.12
+CROP = 32
+
+
 def super_resolution_stage(
-    network: nn.Module,
-    autoencoder: Autoencoder,
-    examples: Examples,
-    loop: LoopConfig,
-    crop: int = 32,
+    network: nn.Module, autoencoder: Autoencoder, examples: Examples, loop: LoopConfig
 ) -> Stage:
     """Small pictures as the autoencoder and the denoiser leave them -> large ones as drawn.
 
     The input goes through the latents with a little noise on them, so that the network learns to
     clean what generated latents have and real ones have not.
     """
-    large, numbers = examples.large_pictures(), np.array(examples.train)
+    large = examples.large_pictures()
     scale = large.shape[1] // examples.pictures.shape[1]
+    device = next(network.parameters()).device
 
     def loss(step: int) -> Tensor:
         generator = step_generator(loop.seed, step)
         indices = examples.indices(step, loop.batch, loop.seed)
-        small, target = _crops(examples.pictures, large, indices, crop, scale, generator)
+        span = examples.pictures.shape[1] - CROP
+        places = torch.randint(
+            0, span // autoencoder.factor + 1, (len(indices), 2), generator=generator
+        )
+        corners = (places * autoencoder.factor).tolist()
+        small = _crops(examples.pictures, indices, corners, 1)
+        target = _crops(large, indices, corners, scale)
         with torch.no_grad():
             latents = autoencoder.encode(small)
-            strength = 0.12 * torch.rand(len(indices), 1, 1, 1, generator=generator)
+            strength = LATENT_NOISE * torch.rand(len(indices), 1, 1, 1, generator=generator)
             latents = latents + strength * torch.randn(latents.shape, generator=generator)
-            given = (autoencoder.decode(latents).clamp(-1, 1) + 1) / 2
-        return functional.l1_loss(network(given), (target + 1) / 2)
+            given = model_to_unit(autoencoder.decode(latents))
+        enlarged = network(given.to(device))
+        return functional.l1_loss(enlarged.float(), model_to_unit(target).to(device))
 
-    del numbers
     return Stage("super_resolution", network, loss)
 
 
 def _crops(
-    small: "np.ndarray", large: "np.ndarray", indices: list[int], crop: int, scale: int,
-    generator: torch.Generator,
-) -> tuple[Tensor, Tensor]:
-    places = torch.randint(0, (small.shape[1] - crop) // 4 + 1, (len(indices), 2),
-                           generator=generator) * 4
-    near, far = [], []
-    for index, (top, left) in zip(indices, places.tolist(), strict=True):
-        near.append(small[index, top : top + crop, left : left + crop])
-        top, left, side = top * scale, left * scale, crop * scale
-        far.append(large[index, top : top + side, left : left + side])
-    return to_signed(np.stack(near)), to_signed(np.stack(far))
+    pictures: NDArray[np.uint8], indices: list[int], corners: list[list[int]], scale: int
+) -> Tensor:
+    """The square of `CROP` pixels at each corner, in pictures that are `scale` times larger."""
+    side = CROP * scale
+    cut = [
+        pictures[index, top * scale : top * scale + side, left * scale : left * scale + side]
+        for index, (top, left) in zip(indices, corners, strict=True)
+    ]
+    return to_signed(np.stack(cut))
 
 
 def stage_folder(output: Path, name: str) -> Path:

@@ -143,9 +143,7 @@ def _rows(
 def _build_graph(store: Path, triples: list[Triple], concepts: dict[str, Concept]) -> None:
     names = {entity_key(concept): concept.name for concept in concepts.values()}
     options = BuildOptions(link_objects=False)
-    version = build_version(
-        triples, build_aliases(concepts), store, names=names, options=options
-    )
+    version = build_version(triples, build_aliases(concepts), store, names=names, options=options)
     train_version(version, TransEConfig(dimension=128))
 
 

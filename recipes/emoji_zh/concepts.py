@@ -72,7 +72,9 @@ def _concept(
     if subgroup == "country-flag":
         country = name.replace("：", ":").split(":")[-1].strip()
         name, keywords = f"{country}国旗", [country, "国旗", "旗帜"]
-    unique = dict.fromkeys(word.strip() for word in keywords if ":" not in word and "：" not in word)
+    unique = dict.fromkeys(
+        word.strip() for word in keywords if ":" not in word and "：" not in word
+    )
     return Concept(
         code=code,
         name=name,

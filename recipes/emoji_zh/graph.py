@@ -18,9 +18,7 @@ def entity_key(concept: Concept) -> str:
     return f"emoji:{concept.code}"
 
 
-def build_triples(
-    concepts: Iterable[Concept], colours: dict[str, list[list[str]]]
-) -> list[Triple]:
+def build_triples(concepts: Iterable[Concept], colours: dict[str, list[list[str]]]) -> list[Triple]:
     """(subject key, predicate, object key); words that are no concept are keys of their own.
 
     `colours` holds, for each code, the main colours of each of its pictures; a colour becomes a

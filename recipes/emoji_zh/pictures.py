@@ -65,9 +65,7 @@ def _fluent_3d(packages: Path) -> Iterator[tuple[str, Path]]:
             yield normalise_code(file.stem), file
 
 
-def _iconify(
-    packages: Path, style: str, concepts: dict[str, Concept]
-) -> Iterator[tuple[str, str]]:
+def _iconify(packages: Path, style: str, concepts: dict[str, Concept]) -> Iterator[tuple[str, str]]:
     icons = read_json(packages / style / "icons.json")
     for code, name in sorted(_icon_names(packages, style, icons, concepts).items()):
         icon = icons["icons"].get(name)
