@@ -172,7 +172,9 @@ async def answer_nobody(request: Request, _error: Exception) -> Response:
 
 async def answer_crash(request: Request, _error: Exception) -> Response:
     """Anything unforeseen: the id only. Starlette raises it again, so that the log has it."""
-    return problem_response(request, Problem("internal"))
+    response = problem_response(request, Problem("internal"))
+    response.headers["Connection"] = "close"  # uvicorn does, and the client had better know
+    return response
 
 
 def _weight(text: str) -> float:

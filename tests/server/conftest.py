@@ -9,9 +9,9 @@ from typing import Any
 import httpx
 import pytest
 import uvicorn
-from rapid_diffusion.testing import build_micro_model
 
 from rapid_diffusion import RapidDiffusionPipeline
+from rapid_diffusion.testing import build_micro_model
 from server.app import create_app
 from server.settings import Settings
 
@@ -38,7 +38,7 @@ class Gate:
         def gated(step: int, steps: int, latents: object) -> None:
             self.steps += 1
             self.entered.set()
-            assert self.open.wait(10)
+            assert self.open.wait(60)
             after_step(step, steps, latents)
 
         if self.failure is not None:
@@ -60,7 +60,7 @@ def serving(settings: Settings, pipeline: Any) -> Iterator[httpx.Client]:
         time.sleep(0.002)
     port = server.servers[0].sockets[0].getsockname()[1]
     try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20) as client:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
             yield client
     finally:
         server.should_exit = True

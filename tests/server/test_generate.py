@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from rapid_diffusion import RapidDiffusionPipeline
+from rapid_diffusion import request as library
 from rapid_diffusion.images.label import read_labels
 
 TIGER = {"prompt": "三维立体风格的老虎", "seed": 42}
@@ -192,6 +193,15 @@ def test_capabilities_name_what_can_be_asked(client: httpx.Client) -> None:
     assert {1} <= set(able["upscales"])
     assert all({"width", "height"} == set(size) for size in able["sizes"])
     assert "CC-BY" in able["attributions"]
+
+
+def test_limits_are_those_of_the_library(client: httpx.Client) -> None:
+    limits = client.get("/v1/capabilities").json()["limits"]
+    assert limits["prompt_characters"][1] == library.MOST_CHARACTERS
+    assert limits["num_inference_steps"][1] == library.MOST_STEPS
+    assert limits["guidance_scale"][1] == library.MOST_GUIDANCE
+    assert limits["num_images_per_prompt"][1] == library.MOST_IMAGES
+    assert limits["seed"][1] == library.MOST_SEED
 
 
 def test_openapi_describes_the_request(client: httpx.Client) -> None:

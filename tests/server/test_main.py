@@ -27,7 +27,7 @@ def ask_and_terminate(port: int, gate: Any) -> httpx.Response:
     """Ask for a picture, send SIGTERM while it is drawn, and let it be finished after that."""
     asking = ThreadPoolExecutor(1).submit(ask, port)
     try:
-        assert gate.entered.wait(20)
+        assert gate.entered.wait(60)
     finally:
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(0.3)  # uvicorn looks for signals ten times a second
@@ -36,7 +36,7 @@ def ask_and_terminate(port: int, gate: Any) -> httpx.Response:
 
 
 def ask(port: int) -> httpx.Response:
-    with httpx.Client(transport=httpx.HTTPTransport(retries=10), timeout=20) as client:
+    with httpx.Client(transport=httpx.HTTPTransport(retries=10), timeout=60) as client:
         return client.post(f"http://127.0.0.1:{port}/generate", json={"prompt": "老虎"})
 
 

@@ -19,7 +19,7 @@ BODY = {"prompt": "老虎", "seed": 1}
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
-    for _ in range(5000):
+    for _ in range(20_000):
         if condition():
             return
         time.sleep(0.002)
@@ -38,7 +38,7 @@ def later(function: Callable[[], httpx.Response]) -> "Future[httpx.Response]":
 def test_full_queue_is_503_with_retry_after(serve: Any, gate: Any) -> None:
     client = serve(queue_size=1)
     first = later(lambda: client.post("/generate", json=BODY))
-    assert gate.entered.wait(10)
+    assert gate.entered.wait(60)
     second = later(lambda: client.post("/generate", json=BODY))
     wait_until(lambda: gauge(client, "requests_waiting") == 1)
     refused = client.post("/generate", json=BODY)
@@ -73,7 +73,7 @@ def test_client_that_leaves_stops_its_run_within_a_step(serve: Any, gate: Any) -
 
 def opened(client: httpx.Client, gate: Any) -> str:
     """The metrics, once the server had time to notice who has left."""
-    if gate.entered.wait(10) and not gate.open.is_set():
+    if gate.entered.wait(60) and not gate.open.is_set():
         time.sleep(0.1)
         gate.open.set()
     return client.get("/metrics").text
@@ -82,7 +82,7 @@ def opened(client: httpx.Client, gate: Any) -> str:
 def test_client_that_leaves_the_queue_frees_its_place(serve: Any, gate: Any) -> None:
     client = serve(queue_size=1)
     first = later(lambda: client.post("/generate", json=BODY))
-    assert gate.entered.wait(10)
+    assert gate.entered.wait(60)
     with pytest.raises(httpx.ReadTimeout):
         client.post("/generate", json=BODY, timeout=0.2)
     wait_until(lambda: gauge(client, "requests_waiting") == 0)
@@ -178,7 +178,7 @@ def test_shutdown_without_patience_gives_up_at_the_next_step(gate: Any) -> None:
         worker = Worker(gate, 8, Metrics())
         worker.start()
         tickets = [worker.submit(request(str(number))) for number in range(2)]
-        assert await asyncio.to_thread(gate.entered.wait, 10)
+        assert await asyncio.to_thread(gate.entered.wait, 60)
         threading.Timer(0.1, gate.open.set).start()
         await asyncio.to_thread(worker.close, 0)
         return [[event async for event in worker.events(ticket)][-1] for ticket in tickets]
