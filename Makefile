@@ -18,7 +18,6 @@ help:
 	@echo "make distclean  the same, and $(ENV)"
 	@echo
 	@echo "PYTHON=python3.12 make …   chooses the interpreter (3.11 or newer; Linux)"
-	@echo "PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make …   takes the small CPU build of torch"
 
 install: $(READY)
 

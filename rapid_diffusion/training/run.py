@@ -138,7 +138,14 @@ class Training:
         if name == "diffusion":
             denoiser = self.denoiser(trained=False)
             encoder = self.pair().text
-            return diffusion_stage(denoiser, encoder, self.autoencoder(), self.examples, loop)
+            return diffusion_stage(
+                denoiser,
+                encoder,
+                self.autoencoder(),
+                self.examples,
+                loop,
+                self.config.model.shift,
+            )
         network = self.upscaler_network(trained=False)
         return super_resolution_stage(network, self.autoencoder(), self.examples, loop)
 

@@ -1,5 +1,6 @@
 """The stages that learn by steps: a module and a loss. One loop (`loop.py`) serves them all."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,10 +63,13 @@ def diffusion_stage(
     autoencoder: Autoencoder,
     examples: Examples,
     loop: LoopConfig,
+    shift: float,
 ) -> Stage:
     """Flow matching on latents, the text tower fixed.
 
-    Times are drawn from a logit-normal distribution (Esser et al., 2024, section 3.1).
+    Times are drawn from a logit-normal distribution (Esser et al., 2024, section 3.1), moved
+    towards the noise by the `shift` that sampling uses: neighbouring latents say much the same, so
+    the shape of a drawing shows through strong noise and is decided there.
     """
     latents = encode_all(autoencoder, examples)
     encoder.requires_grad_(False).eval()
@@ -78,7 +82,7 @@ def diffusion_stage(
         tokens = examples.sentences(indices, generator)
         clean = latents[indices]
         noise = torch.randn(clean.shape, generator=generator)
-        times = torch.randn(len(indices), generator=generator).sigmoid()
+        times = (torch.randn(len(indices), generator=generator) + math.log(shift)).sigmoid()
         at = times[:, None, None, None]
         noisy = ((1 - at) * clean + at * noise).contiguous(memory_format=torch.channels_last)
         with torch.no_grad():
@@ -102,7 +106,7 @@ def encode_all(autoencoder: Autoencoder, examples: Examples, batch: int = 64) ->
 
 
 #: Noise on the latents an upscaler learns from: about what twenty steps of sampling leave.
-LATENT_NOISE = 0.12
+LATENT_NOISE = 0.25
 CROP = 32
 
 

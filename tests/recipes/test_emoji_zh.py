@@ -1,0 +1,113 @@
+"""The recipe's rules: what is held out, what a caption says, which flags and colours there are."""
+
+import json
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+from recipes.emoji_zh import holdout, pack
+from recipes.emoji_zh.captions import compose
+from recipes.emoji_zh.concepts import Concept, normalise_code
+from recipes.emoji_zh.graph import build_aliases, build_triples, entity_key
+from recipes.emoji_zh.pictures import STYLES, main_colours, on_white, rasterise
+
+RECIPE = Path(__file__).parents[2] / "recipes" / "emoji_zh"
+
+
+def concept(code: str, name: str, *keywords: str, group: str = "food-drink") -> Concept:
+    return Concept(code, name, keywords, name, group, "food-fruit")
+
+
+CONCEPTS = {
+    "1": concept("1", "西红柿", "番茄", "蔬菜", "红柿子"),
+    "2": concept("2", "红薯", "地瓜", "蔬菜", "烤"),
+    "3": concept("3", "书", "课本", "红色", group="objects"),
+}
+
+
+def test_code_points_lose_the_variation_selector_and_leading_zeros() -> None:
+    assert normalise_code("0023-FE0F-20E3") == "23-20e3"
+
+
+def test_an_alias_belongs_to_one_concept_is_longer_than_a_character_and_no_colour() -> None:
+    own = holdout.unique_keywords(CONCEPTS)
+    assert own == {"1": ["番茄", "红柿子"], "2": ["地瓜"], "3": ["课本"]}
+
+
+def test_held_out_aliases_share_no_character_with_the_name() -> None:
+    assert holdout.held_out_aliases(CONCEPTS) == {"1": ["番茄"], "2": ["地瓜"], "3": ["课本"]}
+
+
+def test_held_out_pairs_are_a_share_by_rule_and_leave_two_styles() -> None:
+    pairs = [(str(code), style) for code in range(50) for style in "abc"]
+    held = holdout.held_out_pairs(pairs)
+    assert len(held) == round(0.08 * len(pairs))
+    assert held == holdout.held_out_pairs(pairs[::-1])
+    codes = [code for code, _ in held]
+    assert len(set(codes)) == len(codes)
+
+
+def test_the_committed_file_holds_out_what_the_rules_say() -> None:
+    held = json.loads((RECIPE / "holdout.json").read_text(encoding="utf-8"))
+    assert len(held["aliases"]) == holdout.ALIAS_CONCEPTS
+    assert {pair.split("/")[1] for pair in held["pairs"]} == set(STYLES)
+
+
+def test_captions_are_the_same_every_time_and_never_hold_a_hidden_alias() -> None:
+    captions = compose(CONCEPTS["1"], "noto", ["红色"], ["红柿子"], 64)
+    assert captions == compose(CONCEPTS["1"], "noto", ["红色"], ["红柿子"], 64)
+    assert captions[0] == "卡通风格的西红柿"
+    assert len(set(captions)) > 12
+    assert not any("番茄" in caption for caption in captions)
+
+
+def test_every_alias_leads_to_its_concept_and_shared_words_to_themselves() -> None:
+    aliases = {surface: (key, prior) for surface, key, prior in build_aliases(CONCEPTS)}
+    assert aliases["番茄"] == (entity_key(CONCEPTS["1"]), 0.9)
+    assert aliases["西红柿"] == (entity_key(CONCEPTS["1"]), 1.0)
+    assert aliases["蔬菜"][0] == "蔬菜"
+
+
+def test_a_colour_is_a_fact_where_most_pictures_agree() -> None:
+    colours = {"1": [["红色"], ["红色", "绿色"], ["绿色"]]}
+    triples = build_triples(CONCEPTS.values(), colours)
+    assert ("emoji:1", "颜色", "红色") in triples
+    assert ("emoji:1", "颜色", "蓝色") not in triples
+
+
+@pytest.mark.parametrize(
+    ("rgb", "name"),
+    [((220, 30, 30), "红色"), ((250, 220, 40), "黄色"), ((40, 90, 220), "蓝色"), ((9, 9, 9), "黑色")],
+)
+def test_colours_are_read_off_the_drawn_pixels_only(rgb: tuple[int, ...], name: str) -> None:
+    image = Image.new("RGBA", (32, 32), (0, 0, 0, 0))
+    ImageDraw.Draw(image).rectangle((8, 8, 24, 24), fill=(*rgb, 255))
+    assert main_colours(image) == [name]
+
+
+def test_a_drawing_lies_on_pure_white_with_no_dark_edge() -> None:
+    svg = (
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 10 10">'
+        '<circle cx="5" cy="5" r="4" fill="#ff0000"/></svg>'
+    )
+    pixels = np.asarray(on_white(rasterise(svg, 64)))
+    assert (pixels[0] == 255).all()
+    assert pixels[..., 0].min() == 255  # red on white: nowhere less red than full
+
+
+def test_a_pack_unpacks_to_the_same_pictures(tmp_path: Path) -> None:
+    data, copy = tmp_path / "data", tmp_path / "copy"
+    (data / "graph").mkdir(parents=True)
+    (data / "graph" / "CURRENT").write_text("1\n")
+    (data / "metadata.jsonl").write_text("{}\n")
+    noise = np.random.default_rng(0).integers(0, 256, (3, 256, 256, 3), dtype=np.uint8)
+    np.save(data / "pictures_256.npy", noise)
+    pack.make(data, tmp_path / "data.zip")
+    pack.unpack(tmp_path / "data.zip", copy)
+    assert (np.load(copy / "pictures_256.npy") == noise).all()
+    assert np.load(copy / "pictures_64.npy").shape == (3, 64, 64, 3)
+    assert (copy / "graph" / "CURRENT").read_text() == "1\n"
+    assert zipfile.is_zipfile(tmp_path / "data.zip")
