@@ -9,7 +9,8 @@ from rapid_diffusion.errors import (
     OutputError,
     RapidDiffusionError,
 )
-from rapid_diffusion.pipeline import GenerationResult, RapidDiffusionPipeline
+from rapid_diffusion.pipeline import RapidDiffusionPipeline
+from rapid_diffusion.rendering import GenerationResult
 from rapid_diffusion.text.entities import EntityWeight
 
 __all__ = [

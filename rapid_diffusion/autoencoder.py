@@ -107,7 +107,7 @@ class DiffusersAutoencoder(nn.Module):
         self.scale: float = network.config.scaling_factor
 
     def encode(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) in [-1, 1] -> (B, C, h, w); the mean of the distribution where it has one."""
+        """(B, 3, H, W) in [-1, 1] -> (B, C, h, w); of a distribution, its mean."""
         encoded = self.network.encode(images)
         latents = encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.mode()
         scaled: Tensor = (latents - self.shift) * self.scale
@@ -120,7 +120,10 @@ class DiffusersAutoencoder(nn.Module):
 
     def save(self, folder: Path) -> None:
         """Write the `diffusers` component folder."""
-        self.network.save_pretrained(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        sizes = {k: v for k, v in self.network.config.items() if not k.startswith("_")}
+        write_json(folder / "config.json", {"_class_name": type(self.network).__name__} | sizes)
+        write_component_weights(self.network.state_dict(), folder / WEIGHTS)
 
 
 Autoencoder = PatchAutoencoder | DiffusersAutoencoder
@@ -130,18 +133,26 @@ def load_autoencoder(folder: Path) -> Autoencoder:
     """Read a component folder strictly; `CheckpointError` names what does not fit."""
     config = read_json(folder / "config.json")
     name = config.get("_class_name")
-    if name == "PatchAutoencoder":
-        patch = PatchAutoencoder(PatchConfig(config["patch"], config["channels"]))
-        load_strict(patch, read_weights(folder), folder)
-        return patch
-    if name not in ("AutoencoderKL", "AutoencoderTiny"):
+    if name not in ("PatchAutoencoder", "AutoencoderKL", "AutoencoderTiny"):
         raise CheckpointError(
             folder,
             f"an autoencoder of class {name!r}; PatchAutoencoder, AutoencoderKL and "
             "AutoencoderTiny are known",
         )
+    weights = read_weights(folder)
+    try:
+        autoencoder = _build(name, config)
+    except (ValueError, TypeError, RuntimeError, KeyError) as error:
+        raise CheckpointError(folder / "config.json", f"gives no {name} ({error})") from error
+    is_ours = isinstance(autoencoder, PatchAutoencoder)
+    load_strict(autoencoder if is_ours else autoencoder.network, weights, folder)
+    return autoencoder
+
+
+def _build(name: str, config: dict[str, Any]) -> Autoencoder:
+    if name == "PatchAutoencoder":
+        sizes = {key: value for key, value in config.items() if not key.startswith("_")}
+        return PatchAutoencoder(PatchConfig(**sizes))
     import diffusers
 
-    network = getattr(diffusers, name).from_config(config)
-    load_strict(network, read_weights(folder), folder)
-    return DiffusersAutoencoder(network)
+    return DiffusersAutoencoder(getattr(diffusers, name).from_config(config))

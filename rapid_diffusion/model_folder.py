@@ -1,14 +1,18 @@
 """A model on disk: the `diffusers` layout plus `knowledge/` and `super_resolution/`."""
 
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Literal, TypeVar
+
+import torch
+from torch import Tensor
 
 from knowledge.errors import KnowledgeError
 from knowledge.graph import KnowledgeGraph
 from rapid_diffusion.autoencoder import Autoencoder, load_autoencoder
 from rapid_diffusion.checkpoints.folder import (
+    SCALE_SUFFIX,
     load_strict,
     quantize_int8,
     read_json,
@@ -16,15 +20,20 @@ from rapid_diffusion.checkpoints.folder import (
     write_json,
     write_weights,
 )
+from rapid_diffusion.checkpoints.manifest import write_manifest
 from rapid_diffusion.config import TextConfig
 from rapid_diffusion.denoising.denoiser import Denoiser, load_denoiser
-from rapid_diffusion.errors import CheckpointError, OutputError
+from rapid_diffusion.denoising.samplers import SAMPLERS
+from rapid_diffusion.errors import CheckpointError, InvalidRequestError, OutputError
 from rapid_diffusion.super_resolution.upscaler import Upscaler
 from rapid_diffusion.text.encoder import KnowledgeTextEncoder, build_text_encoder
 from rapid_diffusion.text.tokens import TextTokenizer
 
 INDEX = "model_index.json"
 EMBEDDED = Path(__file__).parent / "models"
+
+Storage = Literal["float32", "float16", "int8"]
+Record = TypeVar("Record")
 
 
 @dataclass(frozen=True)
@@ -60,36 +69,32 @@ def find_model(name_or_path: str | Path) -> Path:
 
     Raises `CheckpointError` naming the models there are.
     """
-    for folder in (Path(name_or_path), EMBEDDED / name_or_path):
-        if folder.is_dir():
-            if not (folder / INDEX).is_file():
-                raise CheckpointError(folder, f"has no {INDEX}; this is not a model folder")
+    folders = [Path(name_or_path), EMBEDDED / name_or_path]
+    for folder in folders:
+        if (folder / INDEX).is_file():
             return folder
+    if folders[0].is_dir():
+        raise CheckpointError(name_or_path, f"has no {INDEX}; this is not a model folder")
     embedded = sorted(path.name for path in EMBEDDED.glob("*") if path.is_dir())
     raise CheckpointError(
         name_or_path, f"no such model folder; give a path, or one of the embedded: {embedded}"
     )
 
 
-def load_model(folder: Path, knowledge: KnowledgeGraph | str | Path | None = None) -> Model:
+def load_model(folder: Path, knowledge: KnowledgeGraph | str | Path | bool | None = None) -> Model:
     """Read every component strictly; `knowledge` takes the place of the folder's own graph.
 
-    Raises `CheckpointError` naming the file that is missing, damaged or does not fit.
+    `knowledge=False` goes without a graph. Raises `CheckpointError` naming the file that is
+    missing, damaged or does not fit.
     """
-    index = read_json(folder / INDEX)
-    card = _dataclass_from(ModelCard, index.get("card", {}), folder / INDEX)
-    values = read_json(folder / "text_encoder" / "config.json")
-    text_config = _dataclass_from(TextConfig, values, folder / "text_encoder" / "config.json")
+    card = _read_card(folder)
+    text_folder, upscaler_folder = folder / "text_encoder", folder / "super_resolution"
+    text_config = _record(
+        TextConfig, read_json(text_folder / "config.json"), text_folder / "config.json"
+    )
     tokenizer = TextTokenizer.from_folder(folder / "tokenizer", text_config.max_length)
-    if len(tokenizer) != text_config.vocabulary:
-        raise CheckpointError(
-            folder / "tokenizer",
-            f"{len(tokenizer)} word pieces; the text encoder has {text_config.vocabulary}",
-        )
-    text_encoder = build_text_encoder(text_config)
-    load_strict(text_encoder, read_weights(folder / "text_encoder"), folder / "text_encoder")
-    upscaler_folder = folder / "super_resolution"
-    return Model(
+    text_encoder = _read_text_encoder(text_config, text_folder)
+    model = Model(
         card=card,
         tokenizer=tokenizer,
         text_config=text_config,
@@ -99,38 +104,56 @@ def load_model(folder: Path, knowledge: KnowledgeGraph | str | Path | None = Non
         upscaler=Upscaler.from_folder(upscaler_folder) if upscaler_folder.is_dir() else None,
         graph=_open_graph(folder / "knowledge", knowledge, text_config.entity_dimension),
     )
+    _check_fit(model, folder)
+    return model
 
 
-def save_model(model: Model, folder: Path, storage: str = "float16") -> None:
+def save_model(model: Model, folder: Path, storage: Storage = "float16") -> None:
     """Write the folder that `load_model` reads, under a temporary name first.
 
-    `storage` is float32, float16 or int8 (per output channel) and holds for the UNet, the text
-    encoder and the upscaler. An older folder of that name is replaced. Raises `OutputError`.
+    `storage` holds for the UNet and the text encoder, "int8" being per output channel; the
+    upscaler is stored in float16 unless all is float32. An older model of that name is replaced,
+    anything else is not. Raises `OutputError`; what was there before is then as it was.
     """
+    folder = folder.absolute()
+    _check_target(folder)
     temporary = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(temporary, ignore_errors=True)
     try:
+        shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         _write_components(model, temporary, storage)
-        old = folder.with_name(f".{folder.name}.old")
-        shutil.rmtree(old, ignore_errors=True)
-        if folder.exists():
-            folder.rename(old)
-        temporary.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)
-    except OutputError:
-        raise
+        write_manifest(temporary)
+        _take_place(temporary, folder)
     except OSError as error:
         raise OutputError(f"{folder}: the model could not be written ({error})") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _write_components(model: Model, folder: Path, storage: str) -> None:
-    write_json(
-        folder / INDEX,
-        {"_class_name": "RapidDiffusionPipeline", "card": asdict(model.card)},
-    )
+def _check_target(folder: Path) -> None:
+    """A model may be replaced; a folder of something else would be lost."""
+    if folder.is_dir() and ((folder / INDEX).is_file() or not any(folder.iterdir())):
+        return
+    if folder.exists() or not folder.name:
+        raise OutputError(f"{folder}: is there and is no model folder; give another name")
+
+
+def _take_place(temporary: Path, folder: Path) -> None:
+    """Two renames: if the second fails, or we are killed between them, the old one comes back."""
+    old = folder.with_name(f".{folder.name}.old")
+    if folder.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        folder.rename(old)
+    try:
+        temporary.rename(folder)
+    except OSError:
+        if old.exists():
+            old.rename(folder)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _write_components(model: Model, folder: Path, storage: Storage) -> None:
     for name in ("text_encoder", "tokenizer"):
         (folder / name).mkdir()
     write_json(folder / "text_encoder" / "config.json", asdict(model.text_config))
@@ -140,36 +163,86 @@ def _write_components(model: Model, folder: Path, storage: str) -> None:
     model.denoiser.save(folder / "unet", stored(model.denoiser.network.state_dict(), storage))
     model.autoencoder.save(folder / "vae")
     if model.upscaler is not None:
-        model.upscaler.save(folder / "super_resolution", "float16")
+        of_upscaler: Storage = "float32" if storage == "float32" else "float16"
+        model.upscaler.save(folder / "super_resolution", of_upscaler)
     if model.graph is not None:
         version = folder / "knowledge" / model.graph.path.name
         shutil.copytree(model.graph.path, version)
         (folder / "knowledge" / "CURRENT").write_text(f"{version.name}\n", encoding="utf-8")
+    parts = sorted(path.name for path in folder.iterdir())
+    index = {"_class_name": "RapidDiffusionPipeline", "components": parts}
+    write_json(folder / INDEX, index | {"card": asdict(model.card)})
 
 
-def stored(weights: dict[str, Any], storage: str) -> dict[str, Any]:
-    """Weights as they lie on disk: float32, float16, or int8 per output channel."""
+def stored(weights: dict[str, Tensor], storage: str) -> dict[str, Tensor]:
+    """Weights as they lie on disk: float32, float16, or int8 per output channel.
+
+    With int8, what is too small or too flat for it becomes float16; the scales stay float32.
+    """
+    if storage not in ("float32", "float16", "int8"):
+        raise InvalidRequestError("storage", f"{storage!r}; allowed: float32, float16, int8")
     if storage == "float32":
-        return weights
-    half = {
-        name: value.half() if value.is_floating_point() else value
-        for name, value in weights.items()
-    }
-    if storage == "float16":
-        return half
-    if storage != "int8":
-        raise ValueError(f"storage {storage!r}; allowed: float32, float16, int8")
+        return dict(weights)
+    narrow = quantize_int8(weights) if storage == "int8" else weights
+    scales = {name + SCALE_SUFFIX for name, value in narrow.items() if value.dtype == torch.int8}
     return {
-        **half,
-        **{
-            k: v
-            for k, v in quantize_int8(weights).items()
-            if k not in half or v.dtype != half[k].dtype and v.dim() > 1
-        },
+        name: value.half() if value.is_floating_point() and name not in scales else value
+        for name, value in narrow.items()
     }
 
 
-def _dataclass_from(kind: Any, values: dict[str, Any], path: Path) -> Any:
+def _read_card(folder: Path) -> ModelCard:
+    """What `model_index.json` says, once all components that it lists are there."""
+    index = read_json(folder / INDEX)
+    for name in index.get("components", []):
+        if not (folder / str(name)).is_dir():
+            raise CheckpointError(folder / name, "is missing; fetch the model again")
+    if "card" not in index:
+        raise CheckpointError(folder / INDEX, "has no `card`; models of other tools: not yet read")
+    card = _record(ModelCard, index["card"], folder / INDEX)
+    if card.scheduler not in SAMPLERS:
+        raise CheckpointError(
+            folder / INDEX, f"scheduler {card.scheduler!r}; known are {sorted(SAMPLERS)}"
+        )
+    return card
+
+
+def _read_text_encoder(config: TextConfig, folder: Path) -> KnowledgeTextEncoder:
+    try:
+        encoder = build_text_encoder(config)
+    except (ValueError, RuntimeError, ZeroDivisionError) as error:
+        raise CheckpointError(folder / "config.json", f"gives no text tower ({error})") from error
+    load_strict(encoder, read_weights(folder), folder)
+    return encoder
+
+
+def _check_fit(model: Model, folder: Path) -> None:
+    """Components of different models have sizes that do not meet."""
+    text, denoiser = model.text_config, model.denoiser
+    for name, theirs, ours in (
+        ("tokenizer", len(model.tokenizer), text.vocabulary),
+        ("unet", denoiser.text_width, text.width),
+        ("vae", model.autoencoder.channels, denoiser.channels),
+    ):
+        if theirs != ours:
+            raise CheckpointError(
+                folder / name,
+                f"is made for {theirs} where the others have {ours} "
+                "(word pieces, text width or latent channels): the parts are of different models",
+            )
+
+
+def _record(kind: type[Record], values: object, path: Path) -> Record:
+    """A dataclass of plain fields from JSON; every value must be of its field's type."""
+    if not isinstance(values, dict):
+        raise CheckpointError(path, f"{values!r:.80} where {kind.__name__} is wanted")
+    for item in fields(kind):  # type: ignore[arg-type]
+        value = values.get(item.name, item.default)
+        wanted = (int, float) if item.type is float else item.type
+        if item.name in values and (
+            not isinstance(value, wanted) or isinstance(value, bool)  # type: ignore[arg-type]
+        ):
+            raise CheckpointError(path, f"{item.name} is {value!r}; {item.type} is wanted")
     try:
         return kind(**values)
     except TypeError as error:
@@ -177,19 +250,22 @@ def _dataclass_from(kind: Any, values: dict[str, Any], path: Path) -> Any:
 
 
 def _open_graph(
-    folder: Path, knowledge: KnowledgeGraph | str | Path | None, dimension: int
+    folder: Path, knowledge: KnowledgeGraph | str | Path | bool | None, dimension: int
 ) -> KnowledgeGraph | None:
-    graph = knowledge
-    if not isinstance(graph, KnowledgeGraph):
-        if graph is None and not folder.is_dir():
+    if knowledge is False:
+        return None
+    if not isinstance(knowledge, KnowledgeGraph):
+        own = knowledge is None or knowledge is True
+        if own and not folder.is_dir():
             return None
+        path = folder if isinstance(knowledge, bool) or knowledge is None else knowledge
         try:
-            graph = KnowledgeGraph.open(graph or folder)
+            knowledge = KnowledgeGraph.open(path)
         except KnowledgeError as error:
-            raise CheckpointError(knowledge or folder, str(error)) from error
-    if graph.dimension not in (0, dimension):
+            raise CheckpointError(path, str(error)) from error
+    if knowledge.dimension not in (0, dimension):
         raise CheckpointError(
-            graph.path,
-            f"entity vectors of {graph.dimension} numbers; this text encoder takes {dimension}",
+            knowledge.path,
+            f"entity vectors of {knowledge.dimension} numbers; the text encoder takes {dimension}",
         )
-    return graph
+    return knowledge

@@ -1,6 +1,10 @@
-"""Which number format a device is fast in."""
+"""Devices, and which number format each is fast in."""
 
 import torch
+
+from rapid_diffusion.errors import InvalidRequestError
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def fast_dtype(device: torch.device) -> torch.dtype:
@@ -12,3 +16,30 @@ def fast_dtype(device: torch.device) -> torch.dtype:
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
     has_units = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return torch.bfloat16 if device.type == "cpu" and has_units else torch.float32
+
+
+def checked_device(device: str | torch.device | None) -> torch.device:
+    """The device of that name; for None, CUDA where there is one, else the CPU.
+
+    Raises `InvalidRequestError` for a device that is unknown or not here.
+    """
+    has_cuda = torch.cuda.is_available()
+    try:
+        found = torch.device("cuda" if has_cuda else "cpu") if device is None else device
+        found = torch.device(found)
+    except (RuntimeError, TypeError) as error:
+        raise InvalidRequestError("device", f"{device!r}; allowed: cpu, cuda, cuda:N") from error
+    there = torch.cuda.device_count() if has_cuda else 0
+    if found.type == "cpu" or (found.type == "cuda" and (found.index or 0) < there):
+        return found
+    raise InvalidRequestError(
+        "device", f"{str(found)!r}; this machine has cpu and {there} CUDA devices"
+    )
+
+
+def checked_dtype(dtype: object) -> torch.dtype:
+    """float32, bfloat16 or float16; raises `InvalidRequestError` for anything else."""
+    if isinstance(dtype, torch.dtype) and dtype in DTYPES:
+        return dtype
+    listed = ", ".join(map(str, DTYPES))
+    raise InvalidRequestError("dtype", f"{dtype!r}; allowed: {listed}")

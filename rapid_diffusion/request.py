@@ -1,9 +1,13 @@
 """What a call may ask for: every limit in one place, checked before any work is done."""
 
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from numbers import Integral, Real
+from typing import Any, TypeGuard, TypeVar
+
+import torch
 
 from rapid_diffusion.denoising.samplers import SAMPLERS
 from rapid_diffusion.errors import InvalidRequestError
@@ -14,6 +18,11 @@ MOST_GUIDANCE = 30.0
 MOST_IMAGES = 8
 MOST_SEED = 2**53 - 1  # exact in every JSON client
 DRAWN_SEEDS = 2**32
+
+#: Unicode's separators, control and format characters: nothing that could be drawn.
+_BLANK = frozenset({"Zs", "Zl", "Zp", "Cc", "Cf"})
+
+Choice = TypeVar("Choice", int, str)
 
 
 @dataclass(frozen=True)
@@ -30,6 +39,11 @@ class Request:
     scheduler: str
     upscale: int
 
+    @property
+    def is_guided(self) -> bool:
+        """Whether the negative prompt counts: a scale of 1 is no guidance."""
+        return self.guidance_scale != 1.0
+
     def parameters(self) -> dict[str, Any]:
         """The effective parameters that are common to all rows."""
         return {
@@ -42,17 +56,79 @@ class Request:
             "upscale": self.upscale,
         }
 
+    def batches(self, size: int) -> Iterator["Request"]:
+        """The same request for at most `size` rows at a time."""
+        for start in range(0, len(self.prompts), size):
+            rows = slice(start, start + size)
+            yield replace(self, prompts=self.prompts[rows], seeds=self.seeds[rows])
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What one model can be asked for: its defaults, drawing sizes (height, width), upscales."""
+
+    defaults: Mapping[str, Any]
+    sizes: Sequence[tuple[int, int]]
+    upscales: Sequence[int]
+
+
+def complete_request(
+    offer: Offer,
+    prompt: str | Sequence[str],
+    num_images_per_prompt: int,
+    seed: int | Iterable[int] | None,
+    generator: torch.Generator | None,
+    wishes: Mapping[str, Any],
+) -> Request:
+    """Check every parameter and fill in the defaults; a wish of None means the default.
+
+    Raises `InvalidRequestError` naming the parameter.
+    """
+    prompts = check_prompts(prompt)
+    count = check_integer("num_images_per_prompt", num_images_per_prompt, 1, MOST_IMAGES)
+    rows = [text for text in prompts for _ in range(count)]
+    wanted = {**offer.defaults, **{k: v for k, v in wishes.items() if v is not None}}
+    heights, widths = zip(*offer.sizes, strict=True)
+    return Request(
+        prompts=tuple(rows),
+        seeds=seeds_for(seed, len(rows), generator),
+        negative_prompt=check_prompt(
+            "negative_prompt", wanted.get("negative_prompt", ""), may_be_blank=True
+        ),
+        height=check_choice("height", wanted["height"], heights),
+        width=check_choice("width", wanted["width"], widths),
+        num_inference_steps=check_integer(
+            "num_inference_steps", wanted["num_inference_steps"], 1, MOST_STEPS
+        ),
+        guidance_scale=check_guidance(wanted["guidance_scale"]),
+        scheduler=check_choice("scheduler", wanted["scheduler"], sorted(SAMPLERS)),
+        upscale=check_choice("upscale", wanted["upscale"], offer.upscales),
+    )
+
+
+def check_prompts(prompt: object) -> list[str]:
+    """One sentence or a list of them, as a list."""
+    if isinstance(prompt, str):
+        return [check_prompt("prompt", prompt)]
+    if not isinstance(prompt, Sequence) or isinstance(prompt, bytes):
+        raise InvalidRequestError(
+            "prompt", f"{_kind(prompt)}; a string or a list of strings is wanted"
+        )
+    if not prompt:
+        raise InvalidRequestError("prompt", "an empty list; give at least one sentence")
+    return [check_prompt("prompt", text) for text in prompt]
+
 
 def check_prompt(field: str, value: object, *, may_be_blank: bool = False) -> str:
     """A sentence that can be encoded, of 1 to 2000 characters (a negative one may be blank)."""
     if not isinstance(value, str):
-        raise InvalidRequestError(field, f"a {type(value).__name__}; a string is wanted")
-    if not may_be_blank and not value.strip():
-        raise InvalidRequestError(field, "empty; write what the picture should show")
+        raise InvalidRequestError(field, f"{_kind(value)}; a string is wanted")
     if len(value) > MOST_CHARACTERS:
         raise InvalidRequestError(
             field, f"{len(value)} characters; allowed: 1 to {MOST_CHARACTERS}"
         )
+    if not may_be_blank and all(unicodedata.category(character) in _BLANK for character in value):
+        raise InvalidRequestError(field, "empty; write what the picture should show")
     for place, character in enumerate(value):
         if 0xD800 <= ord(character) <= 0xDFFF:
             raise InvalidRequestError(
@@ -64,48 +140,71 @@ def check_prompt(field: str, value: object, *, may_be_blank: bool = False) -> st
 
 
 def check_integer(field: str, value: object, least: int, most: int) -> int:
-    """A whole number (not a bool) from `least` to `most`."""
-    if isinstance(value, bool) or not isinstance(value, int):
+    """A whole number (not a bool) from `least` to `most`; numpy's are welcome."""
+    if not _is_integer(value):
         raise InvalidRequestError(field, f"{value!r}; a whole number is wanted")
     if not least <= value <= most:
         raise InvalidRequestError(field, f"{value}; allowed: {least} to {most}")
-    return value
+    return int(value)
+
+
+def check_number(field: str, value: object, most: float, hint: str = "") -> float:
+    """A finite number (not a bool) from 0 to `most`."""
+    if not isinstance(value, Real) or isinstance(value, bool):
+        raise InvalidRequestError(field, f"{value!r}; a number is wanted")
+    if not 0.0 <= value <= most:
+        raise InvalidRequestError(field, f"{value}; allowed: 0 to {most:g}{hint}")
+    return float(value)
 
 
 def check_guidance(value: object) -> float:
     """A finite number from 0 to 30."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise InvalidRequestError("guidance_scale", f"{value!r}; a number is wanted")
-    if not 0.0 <= value <= MOST_GUIDANCE:
-        raise InvalidRequestError(
-            "guidance_scale", f"{value}; allowed: 0 to {MOST_GUIDANCE:g} (1 = no guidance)"
-        )
-    return float(value)
+    return check_number("guidance_scale", value, MOST_GUIDANCE, " (1 = no guidance)")
 
 
-def check_choice(field: str, value: object, allowed: Sequence[object]) -> None:
+def check_choice(field: str, value: object, allowed: Sequence[Choice]) -> Choice:
     """One of the values that the model knows."""
-    if value not in allowed or isinstance(value, bool):
-        listed = ", ".join(map(str, allowed))
-        raise InvalidRequestError(field, f"{value!r}; allowed: {listed}")
+    wanted = int(value) if _is_integer(value) else value
+    for choice in allowed:
+        if type(wanted) is type(choice) and wanted == choice:
+            return choice
+    listed = ", ".join(map(str, dict.fromkeys(allowed)))
+    raise InvalidRequestError(field, f"{value!r}; allowed: {listed}")
 
 
-def check_scheduler(value: str) -> str:
-    """The name of a sampler."""
-    check_choice("scheduler", value, sorted(SAMPLERS))
-    return value
-
-
-def seeds_for(seed: int | Sequence[int] | None, rows: int) -> tuple[int, ...]:
+def seeds_for(
+    seed: int | Iterable[int] | None, rows: int, generator: torch.Generator | None = None
+) -> tuple[int, ...]:
     """A seed for each row: those given, counted up from the one given, or drawn.
 
+    Without `seed`, they are drawn from the caller's `generator`, as users of `diffusers` expect.
     Raises `InvalidRequestError` where the number of seeds is not the number of pictures.
     """
+    if generator is not None:
+        return _drawn_from(generator, seed, rows)
     if seed is None:
         return tuple(random.SystemRandom().randrange(DRAWN_SEEDS) for _ in range(rows))
-    if isinstance(seed, int):
+    if isinstance(seed, str) or not isinstance(seed, Iterable):
         first = check_integer("seed", seed, 0, MOST_SEED - rows + 1)
         return tuple(range(first, first + rows))
-    if len(seed) != rows:
-        raise InvalidRequestError("seed", f"{len(seed)} seeds for {rows} pictures; give one each")
-    return tuple(check_integer("seed", value, 0, MOST_SEED) for value in seed)
+    seeds = tuple(check_integer("seed", value, 0, MOST_SEED) for value in seed)
+    if len(seeds) != rows:
+        raise InvalidRequestError("seed", f"{len(seeds)} seeds for {rows} pictures; give one each")
+    return seeds
+
+
+def _drawn_from(generator: object, seed: object, rows: int) -> tuple[int, ...]:
+    if not isinstance(generator, torch.Generator):
+        raise InvalidRequestError("generator", f"{_kind(generator)}; one torch.Generator is wanted")
+    if seed is not None:
+        raise InvalidRequestError("generator", "given beside seed; give one of the two")
+    drawn = torch.randint(DRAWN_SEEDS, (rows,), generator=generator, device=generator.device)
+    return tuple(drawn.tolist())
+
+
+def _is_integer(value: object) -> TypeGuard[int]:
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def _kind(value: object) -> str:
+    return "None" if value is None else f"of type {type(value).__name__}"

@@ -5,8 +5,8 @@ from pathlib import Path
 import torch
 
 from knowledge.builder import BuildOptions, build_version
-from knowledge.training import train_version
 from knowledge.graph import KnowledgeGraph
+from knowledge.training import train_version
 from knowledge.transe import TransEConfig
 from rapid_diffusion.autoencoder import PatchAutoencoder, PatchConfig
 from rapid_diffusion.config import DenoiserConfig, TextConfig

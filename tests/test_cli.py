@@ -1,6 +1,7 @@
 """The command line: data on stdout, one clear line on stderr, exit codes that mean something."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,16 +11,14 @@ from PIL import Image
 
 from knowledge.errors import DamagedVersionError, KnowledgeError
 from rapid_diffusion import cli, errors
-from rapid_diffusion.checkpoints.manifest import write_manifest
 from rapid_diffusion.commands import doctor as doctor_module
-from rapid_diffusion.testing import build_micro_model
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return str(build_micro_model(tmp_path_factory.mktemp("cli") / "model"))
+@pytest.fixture
+def model(micro_model_folder):
+    return str(micro_model_folder)
 
 
 @pytest.fixture
@@ -167,9 +166,8 @@ def test_doctor_finds_the_micro_model_intact(model, capsys):
     assert report["attention"]["plain"]
 
 
-def test_doctor_finds_a_flipped_byte_and_leaves_with_3(tmp_path, capsys):
-    model = build_micro_model(tmp_path / "model")
-    write_manifest(model)
+def test_doctor_finds_a_flipped_byte_and_leaves_with_3(micro_model_folder, tmp_path, capsys):
+    model = shutil.copytree(micro_model_folder, tmp_path / "model")
     weights = next((model / "unet").glob("*.safetensors"))
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1

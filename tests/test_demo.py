@@ -7,7 +7,6 @@ import pytest
 from PIL import Image
 
 from rapid_diffusion.errors import OutputError
-from rapid_diffusion.testing import build_micro_model
 
 SCRIPT = Path(__file__).resolve().parents[1] / "examples" / "demo.py"
 
@@ -20,9 +19,8 @@ def demo():
     return module
 
 
-def test_the_demo_draws_a_sheet_and_says_where(demo, tmp_path, capsys):
-    model = build_micro_model(tmp_path / "model")
-    demo.main(["--model", str(model), "--out", str(tmp_path / "out")])
+def test_the_demo_draws_a_sheet_and_says_where(demo, micro_model_folder, tmp_path, capsys):
+    demo.main(["--model", str(micro_model_folder), "--out", str(tmp_path / "out")])
     with Image.open(tmp_path / "out" / "sheet.png") as sheet:
         assert sheet.size == (4 * (64 + 40), 2 * (64 + 40))
     page = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")

@@ -9,8 +9,10 @@ from torch import Tensor, nn
 from rapid_diffusion.checkpoints.folder import load_strict, read_json, read_weights, write_json
 from rapid_diffusion.checkpoints.folder import write_weights as write_component_weights
 from rapid_diffusion.config import DenoiserConfig
+from rapid_diffusion.errors import CheckpointError
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
+CLASS_NAME = "UNet2DConditionModel"
 
 
 class Denoiser(nn.Module):
@@ -45,7 +47,8 @@ class Denoiser(nn.Module):
     def save(self, folder: Path, weights: dict[str, Tensor] | None = None) -> None:
         """Write the `diffusers` component folder, with `weights` as they are to be stored."""
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / "config.json", dict(self.network.config))
+        sizes = {k: v for k, v in self.network.config.items() if not k.startswith("_")}
+        write_json(folder / "config.json", {"_class_name": CLASS_NAME} | sizes)
         write_component_weights(weights or self.network.state_dict(), folder / WEIGHTS)
 
 
@@ -55,7 +58,7 @@ def build_denoiser(config: DenoiserConfig) -> Denoiser:
 
     down = ["CrossAttnDownBlock2D" if attends else "DownBlock2D" for attends in config.attends]
     up = ["CrossAttnUpBlock2D" if attends else "UpBlock2D" for attends in reversed(config.attends)]
-    network = UNet2DConditionModel(
+    network: Any = UNet2DConditionModel(
         sample_size=config.sample_size,
         in_channels=config.channels,
         out_channels=config.channels,
@@ -81,9 +84,16 @@ def load_denoiser(folder: Path) -> Denoiser:
     from diffusers import UNet2DConditionModel
 
     config = read_json(folder / "config.json")
+    if config.get("_class_name", CLASS_NAME) != CLASS_NAME:
+        raise CheckpointError(folder, f"a {config['_class_name']}; {CLASS_NAME} is wanted")
+    if "block_out_channels" not in config:  # without sizes, diffusers would build its largest
+        raise CheckpointError(folder / "config.json", f"gives no sizes of a {CLASS_NAME}")
     weights = read_weights(folder)
-    with torch.device("meta"):
-        network = UNet2DConditionModel.from_config(config)
+    try:
+        with torch.device("meta"):
+            network = UNet2DConditionModel.from_config(config)
+    except (ValueError, TypeError, RuntimeError, KeyError, ZeroDivisionError) as error:
+        raise CheckpointError(folder / "config.json", f"gives no UNet ({error})") from error
     network = network.to_empty(device="cpu")
     load_strict(network, weights, folder)
     return Denoiser(network)

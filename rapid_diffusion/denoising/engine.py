@@ -42,13 +42,13 @@ def denoise(
     """
     latents, previous = noise, torch.zeros_like(noise)
     hidden, mask = _with_negative(states, guidance)
-    for step in range(len(table)):
-        inputs = latents * table.scale[step]
-        rows = inputs if guidance is None else torch.cat([inputs, inputs])
-        timesteps = torch.full((len(rows),), table.timestep[step], device=rows.device)
-        output = _guided(denoiser(rows, timesteps.float(), hidden, mask), guidance)
-        clean = table.skip[step] * latents + table.out[step] * output
-        latents = table.a[step] * latents + table.b[step] * clean + table.c[step] * previous
+    for step, row in enumerate(table.rows()):
+        inputs = row.scale * latents
+        pairs = inputs if guidance is None else torch.cat([inputs, inputs])
+        timesteps = torch.full((len(pairs),), row.timestep, device=pairs.device)
+        output = _guided(denoiser(pairs, timesteps, hidden, mask), guidance)
+        clean = row.skip * latents + row.out * output
+        latents = row.a * latents + row.b * clean + row.c * previous
         previous = clean
         if callback is not None:
             callback(step, len(table), latents)

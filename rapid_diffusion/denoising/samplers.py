@@ -1,15 +1,17 @@
 """Every sampler is a table of numbers, one row a step.
 
 With D = skip · x + out · model(scale · x, timestep) the clean estimate, a step is
-x' = a · x + b · D + c · D_previous + s · noise. So rows with other samplers, steps and guidance
-share one call of the denoiser, and a sampler has no hidden state.
+x' = a · x + b · D + c · D_previous. So rows with other samplers, steps and guidance share one call
+of the denoiser, and a sampler has no hidden state. (A sampler that adds noise needs one column
+more, s · noise; there is none yet.)
 
 Flow matching (Lipman et al., 2022; Liu et al., 2022): x_t = (1 - t) · x_0 + t · noise, and the
 model gives the velocity noise - x_0, hence D = x - t · model.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +20,18 @@ Table = NDArray[np.float64]
 
 #: The model is asked with t times this, as `diffusers` numbers its timesteps.
 TIMESTEPS = 1000
+
+
+class SamplerRow(NamedTuple):
+    """One step: the columns of `SamplerTable` by name."""
+
+    timestep: float
+    scale: float
+    skip: float
+    out: float
+    a: float
+    b: float
+    c: float
 
 
 @dataclass(frozen=True)
@@ -31,10 +45,14 @@ class SamplerTable:
     a: Table
     b: Table
     c: Table
-    s: Table
 
     def __len__(self) -> int:
         return len(self.timestep)
+
+    def rows(self) -> Iterator[SamplerRow]:
+        """The steps in order, as plain numbers."""
+        columns = (getattr(self, name).tolist() for name in SamplerRow._fields)
+        return (SamplerRow(*values) for values in zip(*columns, strict=True))
 
 
 def flow_times(steps: int, shift: float = 1.0) -> Table:
@@ -75,7 +93,6 @@ def _flow_table(times: Table, *, a: Table, b: Table, c: Table) -> SamplerTable:
         a=a,
         b=b,
         c=c,
-        s=np.zeros_like(now),
     )
 
 

@@ -1,4 +1,4 @@
-"""The contrastive pair: the text tower against an image tower, in one space (CLIP, Chinese CLIP)."""
+"""The contrastive pair of CLIP and Chinese CLIP: text tower and image tower, in one space."""
 
 import math
 

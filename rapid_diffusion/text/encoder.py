@@ -23,10 +23,10 @@ class TextStates:
 
 
 class EntityInjection(nn.Module):
-    """g · W · RMSNorm(v) · |weight|: nothing at all for a zero vector, a zero weight or a zero gate.
+    """g · weight · W · RMSNorm(v): exactly nothing for a zero vector, weight or gate.
 
-    A weighted vector arrives as weight · v with v of unit length, so the weight is what RMSNorm
-    would swallow: it is taken from the length and multiplied back.
+    Vectors arrive as weight · v with v of unit length. Of such a v, RMSNorm is v · sqrt(E); a norm
+    taken here instead would swallow the weight.
     """
 
     def __init__(self, entity_dimension: int, width: int) -> None:

@@ -11,9 +11,13 @@ from knowledge.errors import KnowledgeError
 from knowledge.graph import KnowledgeGraph
 from knowledge.linking import Link
 from rapid_diffusion.errors import InvalidRequestError
+from rapid_diffusion.request import check_integer, check_number
 from rapid_diffusion.text.tokens import EntitySpan
 
 MOST_WEIGHT = 2.0
+
+#: A link, and how strongly its entity's vector is added.
+WeightedLink = tuple[Link, float]
 
 
 @dataclass(frozen=True)
@@ -32,24 +36,24 @@ class EntityWeight:
 
 def links_of(
     graph: KnowledgeGraph | None, prompt: str, knowledge: bool | Sequence[EntityWeight]
-) -> list[tuple[Link, float]]:
+) -> list[WeightedLink]:
     """The links of one sentence with their weights: found in it, or as the caller wants them.
 
     Raises `InvalidRequestError` (field `knowledge`) for an unknown entity, a weight outside 0 to
     2, or a span outside the sentence.
     """
-    if knowledge is False or graph is None or graph.dimension == 0:
-        if isinstance(knowledge, Sequence) and knowledge:
-            raise InvalidRequestError(
-                "knowledge", "this model has no knowledge graph, so no entity can be named"
-            )
-        return []
-    if knowledge is True:
-        return [(link, 1.0) for link in graph.link(prompt)]
-    return [(_named_link(graph, prompt, wish), wish.weight) for wish in knowledge]
+    if isinstance(knowledge, bool):
+        linked = knowledge and graph is not None and graph.dimension > 0
+        return [(link, 1.0) for link in graph.link(prompt)] if graph and linked else []
+    wishes = _checked_wishes(knowledge)
+    if wishes and (graph is None or graph.dimension == 0):
+        raise InvalidRequestError(
+            "knowledge", "this model has no entity vectors, so no entity can be named"
+        )
+    return [(_named_link(graph, prompt, wish), float(wish.weight)) for wish in wishes if graph]
 
 
-def spans_of(graph: KnowledgeGraph | None, links: Sequence[tuple[Link, float]]) -> list[EntitySpan]:
+def spans_of(graph: KnowledgeGraph | None, links: Sequence[WeightedLink]) -> list[EntitySpan]:
     """One span a link, with its entity's unit vector times the weight."""
     if graph is None or not links:
         return []
@@ -61,7 +65,7 @@ def spans_of(graph: KnowledgeGraph | None, links: Sequence[tuple[Link, float]]) 
 
 
 def unit_rows(vectors: Tensor) -> Tensor:
-    """Rows of unit length; a zero row stays zero. RMSNorm up to a constant, see `EntityInjection`."""
+    """Rows of unit length, a zero row staying zero: RMSNorm without its factor sqrt(E)."""
     return torch.nn.functional.normalize(vectors, dim=-1)
 
 
@@ -71,18 +75,27 @@ def graph_vectors(graph: KnowledgeGraph) -> Tensor:
     return torch.cat([vectors, torch.zeros(1, vectors.shape[1])])
 
 
+def _checked_wishes(knowledge: object) -> Sequence[EntityWeight]:
+    if not isinstance(knowledge, Sequence) or not all(
+        isinstance(wish, EntityWeight) for wish in knowledge
+    ):
+        raise InvalidRequestError(
+            "knowledge", f"{knowledge!r:.80}; allowed: True, False, or a list of EntityWeight"
+        )
+    for wish in knowledge:
+        check_number("knowledge", wish.weight, MOST_WEIGHT, f" as the weight of {wish.entity!r}")
+    return knowledge
+
+
 def _characters(link: Link) -> tuple[int | None, int | None]:
+    """A span of no characters stands for the whole sentence: the vector goes to the CLS token."""
     return (None, None) if link.start == link.end else (link.start, link.end)
 
 
 def _named_link(graph: KnowledgeGraph, prompt: str, wish: EntityWeight) -> Link:
-    if not 0.0 <= wish.weight <= MOST_WEIGHT:
-        raise InvalidRequestError(
-            "knowledge", f"weight {wish.weight} for {wish.entity!r}; allowed: 0 to {MOST_WEIGHT:g}"
-        )
     try:
         entity = graph.entity(wish.entity)
-    except KnowledgeError as error:
+    except (KnowledgeError, TypeError) as error:
         raise InvalidRequestError("knowledge", str(error)) from error
     name = graph.name(entity)
     start, end = _span(prompt, wish, name)
@@ -94,10 +107,10 @@ def _span(prompt: str, wish: EntityWeight, name: str) -> tuple[int, int]:
     if wish.start is None and wish.end is None:
         place = prompt.find(name)
         return (place, place + len(name)) if place >= 0 else (0, 0)
-    if wish.start is None or wish.end is None or not 0 <= wish.start < wish.end <= len(prompt):
+    start = check_integer("knowledge", wish.start, 0, len(prompt))
+    end = check_integer("knowledge", wish.end, 0, len(prompt))
+    if start >= end:
         raise InvalidRequestError(
-            "knowledge",
-            f"span {wish.start}..{wish.end} for {wish.entity!r}; give both ends, "
-            f"0 <= start < end <= {len(prompt)}",
+            "knowledge", f"span {start}..{end} for {wish.entity!r}; start must be less than end"
         )
-    return wish.start, wish.end
+    return start, end

@@ -1,4 +1,4 @@
-"""Chinese word pieces with character offsets: spans of the sentence -> positions of the sequence."""
+"""Chinese word pieces with character offsets: spans of a sentence -> positions of a sequence."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +10,7 @@ from tokenizers.models import WordPiece
 from torch import Tensor
 
 from rapid_diffusion.errors import CheckpointError
+from rapid_diffusion.files import write_bytes
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
@@ -44,8 +45,15 @@ class TextTokenizer:
     """Word pieces of a sentence, with the entity vectors laid over the pieces of their spans."""
 
     def __init__(self, tokenizer: Tokenizer, max_length: int) -> None:
+        padding = tokenizer.token_to_id("[PAD]")
+        if padding is None:
+            raise ValueError("the vocabulary has no [PAD]")
+        # Cutting and padding are done here; what a foreign file says of them would come first.
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
         self.tokenizer = tokenizer
         self.max_length = max_length
+        self.padding_id: int = padding
 
     @classmethod
     def from_vocabulary(cls, words: Sequence[str], max_length: int) -> "TextTokenizer":
@@ -70,12 +78,12 @@ class TextTokenizer:
             raise CheckpointError(path, "no such file; the model folder is not complete")
         try:
             return cls(Tokenizer.from_file(str(path)), max_length)
-        except Exception as error:  # noqa: BLE001 - the library raises the bare Exception class
+        except Exception as error:  # the library raises nothing more precise
             raise CheckpointError(path, f"not a tokenizer file ({error})") from error
 
     def save(self, folder: Path) -> None:
-        """Write `tokenizer.json` into an existing folder."""
-        self.tokenizer.save(str(folder / "tokenizer.json"))
+        """Write `tokenizer.json` into an existing folder; raises `OutputError`."""
+        write_bytes(folder / "tokenizer.json", self.tokenizer.to_str(pretty=True).encode())
 
     def __len__(self) -> int:
         return int(self.tokenizer.get_vocab_size())
@@ -89,7 +97,7 @@ class TextTokenizer:
         """
         encodings = self.tokenizer.encode_batch(list(texts))
         length = self.max_length
-        ids = torch.full((len(texts), length), self.tokenizer.token_to_id("[PAD]"))
+        ids = torch.full((len(texts), length), self.padding_id)
         mask = torch.zeros(len(texts), length, dtype=torch.bool)
         vectors = torch.zeros(len(texts), length, dimension)
         for row, encoding in enumerate(encodings):

@@ -11,7 +11,6 @@ import pytest
 import uvicorn
 
 from rapid_diffusion import RapidDiffusionPipeline
-from rapid_diffusion.testing import build_micro_model
 from server.app import create_app
 from server.settings import Settings
 
@@ -68,9 +67,8 @@ def serving(settings: Settings, pipeline: Any) -> Iterator[httpx.Client]:
 
 
 @pytest.fixture(scope="session")
-def pipeline(tmp_path_factory: pytest.TempPathFactory) -> RapidDiffusionPipeline:
-    folder = build_micro_model(tmp_path_factory.mktemp("micro") / "model")
-    return RapidDiffusionPipeline.from_pretrained(folder)
+def pipeline(micro_pipeline: RapidDiffusionPipeline) -> RapidDiffusionPipeline:
+    return micro_pipeline
 
 
 @pytest.fixture(scope="session")

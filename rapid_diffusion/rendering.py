@@ -1,0 +1,108 @@
+"""What comes of a call, and rows without end drawn batch by batch."""
+
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any, Protocol
+
+import torch
+
+from knowledge.linking import Link
+from rapid_diffusion.errors import InvalidRequestError
+from rapid_diffusion.request import MOST_IMAGES, MOST_SEED, check_integer, check_prompt, seeds_for
+
+#: Pictures drawn side by side; longer lists are drawn in batches of this many.
+BATCH = 8
+
+
+@dataclass(frozen=True)
+class GenerationResult:
+    """What came of one call, in the order of its prompts.
+
+    images: PIL pictures, or for output_type="numpy" one uint8 array (N, H, W, 3);
+    links: for each prompt, what the graph found in it, or the entities that were asked for (one
+    that went to the sentence as a whole has start == end); seeds: one a picture;
+    parameters: the effective ones; timings: seconds a station ("text", "denoise", "decode",
+    "upscale"); truncated: for each prompt the first character that did not fit, or None.
+    """
+
+    images: Any
+    links: list[list[Link]]
+    seeds: list[int]
+    parameters: dict[str, Any]
+    timings: dict[str, float]
+    truncated: list[int | None]
+
+
+class Draw(Protocol):
+    """The pipeline, as far as it is needed here."""
+
+    def __call__(
+        self,
+        prompt: list[str],
+        *,
+        seed: list[int],
+        num_images_per_prompt: int,
+        **parameters: Any,
+    ) -> GenerationResult: ...
+
+
+def render_rows(
+    draw: Draw,
+    rows: Iterable[str | Mapping[str, Any]],
+    *,
+    seed: int | None = None,
+    generator: torch.Generator | None = None,
+    num_images_per_prompt: int = 1,
+    **parameters: Any,
+) -> Iterator[GenerationResult]:
+    """One result for each row; see `RapidDiffusionPipeline.render`."""
+    count = check_integer("num_images_per_prompt", num_images_per_prompt, 1, MOST_IMAGES)
+    if seed is not None:
+        seed = check_integer("seed", seed, 0, MOST_SEED)
+    numbered = enumerate(rows)
+    while batch := list(islice(numbered, max(1, BATCH // count))):
+        prompts, seeds = [], []
+        for number, row in batch:
+            item = _checked(number, row)
+            prompts.append(item["prompt"])
+            first = item.get("seed")
+            if first is None and seed is not None:
+                first = seed + number * count
+            seeds += seeds_for(first, count, generator if first is None else None)
+        result = draw(prompts, seed=seeds, num_images_per_prompt=count, **parameters)
+        yield from _one_by_one(result, count)
+
+
+def _checked(number: int, row: object) -> Mapping[str, Any]:
+    item = {"prompt": row} if isinstance(row, str) else row
+    if not isinstance(item, Mapping) or "prompt" not in item or set(item) - {"prompt", "seed"}:
+        got = sorted(map(str, item)) if isinstance(item, Mapping) else type(item).__name__
+        raise InvalidRequestError(
+            f"rows[{number}]", f"{got}; give a prompt, or a mapping with prompt and perhaps seed"
+        )
+    check_prompt(f"rows[{number}].prompt", item["prompt"])
+    return item
+
+
+def _one_by_one(result: GenerationResult, count: int) -> Iterator[GenerationResult]:
+    """The results of the prompts of a batch, with `count` pictures each."""
+    for place in range(len(result.links)):
+        pictures = slice(place * count, (place + 1) * count)
+        yield replace(
+            result,
+            images=result.images[pictures],
+            links=result.links[place : place + 1],
+            seeds=result.seeds[pictures],
+            truncated=result.truncated[place : place + 1],
+        )
+
+
+@contextmanager
+def timed(timings: dict[str, float], station: str) -> Iterator[None]:
+    """Add the seconds that the block takes to `timings[station]`."""
+    started = time.perf_counter()
+    yield
+    timings[station] = timings.get(station, 0.0) + time.perf_counter() - started
