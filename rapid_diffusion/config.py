@@ -27,7 +27,10 @@ class ImageTowerConfig:
 
 @dataclass(frozen=True)
 class DenoiserConfig:
-    """The UNet: `attends[i]` says whether level i looks at the text."""
+    """The UNet: `attends[i]` says whether level i looks at the text.
+
+    `canvas` channels are painted from the sentence and join the noisy latents (0: none).
+    """
 
     sample_size: int = 16
     channels: int = 16
@@ -37,3 +40,14 @@ class DenoiserConfig:
     head_width: int = 32
     text_width: int = 192
     norm_groups: int = 16
+    canvas: int = 0
+
+
+@dataclass(frozen=True)
+class CanvasConfig:
+    """The network that paints a sentence's layout."""
+
+    channels: int
+    size: int
+    text_width: int
+    hidden: int = 512

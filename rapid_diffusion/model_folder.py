@@ -160,7 +160,7 @@ def _write_components(model: Model, folder: Path, storage: Storage) -> None:
     weights = stored(model.text_encoder.state_dict(), storage)
     write_weights(weights, folder / "text_encoder" / "model.safetensors")
     model.tokenizer.save(folder / "tokenizer")
-    model.denoiser.save(folder / "unet", stored(model.denoiser.network.state_dict(), storage))
+    model.denoiser.save(folder / "unet", lambda weights: stored(weights, storage))
     model.autoencoder.save(folder / "vae")
     if model.upscaler is not None:
         of_upscaler: Storage = "float32" if storage == "float32" else "float16"

@@ -60,6 +60,7 @@ def _random_model(tokenizer: TextTokenizer, text: TextConfig, graph: KnowledgeGr
             head_width=8,
             text_width=16,
             norm_groups=4,
+            canvas=2,
         )
     ).eval()
     torch.nn.init.normal_(denoiser.network.conv_out.weight, std=0.2)

@@ -1,31 +1,43 @@
 """The UNet of `diffusers` behind one signature: (rows, timesteps, hidden, mask) -> output."""
 
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from rapid_diffusion.checkpoints.folder import load_strict, read_json, read_weights, write_json
-from rapid_diffusion.checkpoints.folder import write_weights as write_component_weights
-from rapid_diffusion.config import DenoiserConfig
+from rapid_diffusion.checkpoints.folder import (
+    load_strict,
+    read_json,
+    read_weights,
+    write_json,
+    write_weights,
+)
+from rapid_diffusion.config import CanvasConfig, DenoiserConfig
+from rapid_diffusion.denoising.canvas import SentenceCanvas
 from rapid_diffusion.errors import CheckpointError
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 CLASS_NAME = "UNet2DConditionModel"
+
+Narrow = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 
 
 class Denoiser(nn.Module):
     """`UNet2DConditionModel`; where its config asks for it, the CLS state also joins the time.
 
     Cross-attention tells every place what the sentence says; the CLS state, added to the time
-    embedding, tells every layer at once what the whole picture is. It learns sooner.
+    embedding, tells every layer at once what the whole picture is; the canvas, if there is one,
+    tells where. All three learn sooner together.
     """
 
-    def __init__(self, network: Any) -> None:
+    def __init__(self, network: Any, canvas: SentenceCanvas | None = None) -> None:
         super().__init__()
         self.network = network
-        self.channels: int = network.config.in_channels
+        self.canvas = canvas
+        self.channels: int = network.config.out_channels
         self.sample_size: int = network.config.sample_size
         self.text_width: int = network.config.cross_attention_dim
         self.takes_sentence: bool = network.config.class_embed_type == "projection"
@@ -33,23 +45,33 @@ class Denoiser(nn.Module):
     def forward(self, rows: Tensor, timesteps: Tensor, hidden: Tensor, mask: Tensor) -> Tensor:
         """rows (B, C, h, w), timesteps (B,), hidden (B, L, D), mask (B, L) bool -> (B, C, h, w)."""
         dtype = self.network.dtype
-        sentence = hidden[:, 0].to(dtype) if self.takes_sentence else None
+        inputs, states = rows.to(dtype), hidden.to(dtype)
+        if self.canvas is not None:
+            inputs = torch.cat([inputs, self.canvas(states[:, 0])], 1)
         output: Tensor = self.network(
-            rows.to(dtype),
+            inputs,
             timesteps,
-            hidden.to(dtype),
-            class_labels=sentence,
+            states,
+            class_labels=states[:, 0] if self.takes_sentence else None,
             encoder_attention_mask=mask,
             return_dict=False,
         )[0]
         return output.to(rows.dtype)
 
-    def save(self, folder: Path, weights: dict[str, Tensor] | None = None) -> None:
-        """Write the `diffusers` component folder, with `weights` as they are to be stored."""
+    def save(self, folder: Path, narrow: Narrow = dict) -> None:
+        """Write the `diffusers` component folder, and the canvas in `canvas/` beside it.
+
+        `narrow` turns a state dict into what is to be stored.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         sizes = {k: v for k, v in self.network.config.items() if not k.startswith("_")}
         write_json(folder / "config.json", {"_class_name": CLASS_NAME} | sizes)
-        write_component_weights(weights or self.network.state_dict(), folder / WEIGHTS)
+        write_weights(narrow(self.network.state_dict()), folder / WEIGHTS)
+        if self.canvas is not None:
+            beside = folder.parent / "canvas"
+            beside.mkdir(exist_ok=True)
+            write_json(beside / "config.json", asdict(self.canvas.config))
+            write_weights(narrow(self.canvas.state_dict()), beside / "model.safetensors")
 
 
 def build_denoiser(config: DenoiserConfig) -> Denoiser:
@@ -60,7 +82,7 @@ def build_denoiser(config: DenoiserConfig) -> Denoiser:
     up = ["CrossAttnUpBlock2D" if attends else "UpBlock2D" for attends in reversed(config.attends)]
     network: Any = UNet2DConditionModel(
         sample_size=config.sample_size,
-        in_channels=config.channels,
+        in_channels=config.channels + config.canvas,
         out_channels=config.channels,
         block_out_channels=config.widths,
         down_block_types=tuple(down),
@@ -76,7 +98,10 @@ def build_denoiser(config: DenoiserConfig) -> Denoiser:
     )
     nn.init.zeros_(network.conv_out.weight)
     nn.init.zeros_(network.conv_out.bias)
-    return Denoiser(network)
+    if not config.canvas:
+        return Denoiser(network)
+    canvas = CanvasConfig(config.canvas, config.sample_size, config.text_width)
+    return Denoiser(network, SentenceCanvas(canvas))
 
 
 def load_denoiser(folder: Path) -> Denoiser:
@@ -96,4 +121,23 @@ def load_denoiser(folder: Path) -> Denoiser:
         raise CheckpointError(folder / "config.json", f"gives no UNet ({error})") from error
     network = network.to_empty(device="cpu")
     load_strict(network, weights, folder)
-    return Denoiser(network)
+    canvas = _load_canvas(folder.parent / "canvas")
+    painted = canvas.config.channels if canvas is not None else 0
+    if network.config.in_channels != network.config.out_channels + painted:
+        raise CheckpointError(
+            folder,
+            f"takes {network.config.in_channels} channels and gives "
+            f"{network.config.out_channels}, but the canvas beside it has {painted}",
+        )
+    return Denoiser(network, canvas)
+
+
+def _load_canvas(folder: Path) -> SentenceCanvas | None:
+    if not folder.is_dir():
+        return None
+    try:
+        canvas = SentenceCanvas(CanvasConfig(**read_json(folder / "config.json")))
+    except TypeError as error:
+        raise CheckpointError(folder / "config.json", f"gives no canvas ({error})") from error
+    load_strict(canvas, read_weights(folder), folder)
+    return canvas
