@@ -128,7 +128,7 @@ def is_judged(row: Row) -> bool:
 
 
 def chosen_concepts(rows: Sequence[Row]) -> list[str]:
-    """100 animals and foods that five styles or more draw, the first by the digest of their code."""
+    """100 animals and foods that five styles or more draw, the first by digest of their code."""
     styles: dict[str, set[str]] = defaultdict(set)
     for row in rows:
         if is_judged(row):

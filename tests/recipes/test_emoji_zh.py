@@ -80,7 +80,12 @@ def test_a_colour_is_a_fact_where_most_pictures_agree() -> None:
 
 @pytest.mark.parametrize(
     ("rgb", "name"),
-    [((220, 30, 30), "红色"), ((250, 220, 40), "黄色"), ((40, 90, 220), "蓝色"), ((9, 9, 9), "黑色")],
+    [
+        ((220, 30, 30), "红色"),
+        ((250, 220, 40), "黄色"),
+        ((40, 90, 220), "蓝色"),
+        ((9, 9, 9), "黑色"),
+    ],
 )
 def test_colours_are_read_off_the_drawn_pixels_only(rgb: tuple[int, ...], name: str) -> None:
     image = Image.new("RGBA", (32, 32), (0, 0, 0, 0))
