@@ -42,6 +42,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--recognition", type=Path, metavar="DATA")
     parser.add_argument("--only-recognition", action="store_true")
+    parser.add_argument("--seeds", type=int, default=4, help="pictures a judged prompt")
     parser.add_argument("--hashes", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.hashes:
@@ -57,7 +58,7 @@ def main() -> None:
         from rapid_diffusion.evaluation.report import Recognition
 
         pipeline = RapidDiffusionPipeline.from_pretrained(options.model)
-        report["recognition"] = Recognition(options.recognition).measure(pipeline)
+        report["recognition"] = Recognition(options.recognition).measure(pipeline, options.seeds)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(report, ensure_ascii=False, indent=1) + "\n")
     print(json.dumps(report, ensure_ascii=False, indent=1))

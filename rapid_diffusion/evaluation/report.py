@@ -31,7 +31,6 @@ Row = dict[str, Any]
 CONCEPTS = 100
 LEAST_STYLES = 5
 SEEDS = 4
-ALIAS_SEEDS = 2
 
 
 @dataclass(frozen=True)
@@ -43,10 +42,10 @@ class Prompt:
     style: str
 
 
-def run(model: str | Path, data: Path, out: Path) -> dict[str, Any]:
+def run(model: str | Path, data: Path, out: Path, seeds: int = SEEDS) -> dict[str, Any]:
     """Draw, judge, write `out/recognition.json` and return what it holds."""
     pipeline = RapidDiffusionPipeline.from_pretrained(model)
-    report = Recognition(data).measure(pipeline)
+    report = Recognition(data).measure(pipeline, seeds)
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "recognition.json", report)
     return report
@@ -65,8 +64,12 @@ class Recognition:
         )
         self.among = chosen_concepts(self.rows)
 
-    def measure(self, pipeline: RapidDiffusionPipeline) -> dict[str, Any]:
-        """Every figure with its interval. Prompts with names have knowledge on unless said."""
+    def measure(self, pipeline: RapidDiffusionPipeline, seeds: int = SEEDS) -> dict[str, Any]:
+        """Every figure with its interval. Prompts with names have knowledge on unless said.
+
+        Pairs are drawn with `seeds` seeds, prompts with aliases and their names with half as many.
+        """
+        half = max(1, seeds // 2)
         trained = _one_style_each(self.rows, self.among)
         held_out = [row for row in self.rows if row["split"] == "held_out" and is_judged(row)]
         hidden = [row for row in self.rows if row["held_out_aliases"] and row["split"] == "train"]
@@ -74,18 +77,19 @@ class Recognition:
         aliases = [_prompt(row, row["held_out_aliases"][0]) for row in alias_rows]
         names = [_prompt(row) for row in alias_rows]
         runs: dict[str, tuple[Sequence[Prompt], int, bool]] = {
-            "trained_pairs": ([_prompt(row) for row in trained], SEEDS, True),
-            "held_out_pairs": ([_prompt(row) for row in held_out], SEEDS, True),
-            "held_out_aliases_knowledge_on": (aliases, ALIAS_SEEDS, True),
-            "held_out_aliases_knowledge_off": (aliases, ALIAS_SEEDS, False),
-            "their_names_knowledge_on": (names, ALIAS_SEEDS, True),
-            "their_names_knowledge_off": (names, ALIAS_SEEDS, False),
+            "trained_pairs": ([_prompt(row) for row in trained], seeds, True),
+            "held_out_pairs": ([_prompt(row) for row in held_out], seeds, True),
+            "held_out_aliases_knowledge_on": (aliases, half, True),
+            "held_out_aliases_knowledge_off": (aliases, half, False),
+            "their_names_knowledge_on": (names, half, True),
+            "their_names_knowledge_off": (names, half, False),
         }
         return {
             "model": {"name": pipeline.name, "digest": pipeline.digest},
             "parameters": pipeline.default_parameters,
             "judge": "EfficientNet-Lite0, ImageNet; gallery: real pictures in other styles",
             "concepts": len(self.among),
+            "seeds": {"pairs": seeds, "aliases_and_names": half},
             "real_pictures": self._real().as_dict(),
             **{
                 name: self._drawn(pipeline, *settings, name).as_dict()
