@@ -26,4 +26,4 @@ class SentenceCanvas(nn.Module):
         """The canvas of each sentence."""
         size = self.config.size
         painted: Tensor = self.layers(sentence)
-        return painted.unflatten(1, (self.config.channels, size, size))
+        return painted.reshape(-1, self.config.channels, size, size)
