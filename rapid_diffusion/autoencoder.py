@@ -144,8 +144,10 @@ def load_autoencoder(folder: Path) -> Autoencoder:
         autoencoder = _build(name, config)
     except (ValueError, TypeError, RuntimeError, KeyError) as error:
         raise CheckpointError(folder / "config.json", f"gives no {name} ({error})") from error
-    is_ours = isinstance(autoencoder, PatchAutoencoder)
-    load_strict(autoencoder if is_ours else autoencoder.network, weights, folder)
+    if isinstance(autoencoder, DiffusersAutoencoder):
+        load_strict(autoencoder.network, weights, folder)
+    else:
+        load_strict(autoencoder, weights, folder)
     return autoencoder
 
 

@@ -1,11 +1,11 @@
 """What comes of a call, and rows without end drawn batch by batch."""
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
@@ -36,21 +36,8 @@ class GenerationResult:
     truncated: list[int | None]
 
 
-class Draw(Protocol):
-    """The pipeline, as far as it is needed here."""
-
-    def __call__(
-        self,
-        prompt: list[str],
-        *,
-        seed: list[int],
-        num_images_per_prompt: int,
-        **parameters: Any,
-    ) -> GenerationResult: ...
-
-
 def render_rows(
-    draw: Draw,
+    draw: Callable[..., GenerationResult],
     rows: Iterable[str | Mapping[str, Any]],
     *,
     seed: int | None = None,
@@ -64,7 +51,8 @@ def render_rows(
         seed = check_integer("seed", seed, 0, MOST_SEED)
     numbered = enumerate(rows)
     while batch := list(islice(numbered, max(1, BATCH // count))):
-        prompts, seeds = [], []
+        prompts: list[str] = []
+        seeds: list[int] = []
         for number, row in batch:
             item = _checked(number, row)
             prompts.append(item["prompt"])

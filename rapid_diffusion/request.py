@@ -16,7 +16,7 @@ MOST_CHARACTERS = 2000
 MOST_STEPS = 100
 MOST_GUIDANCE = 30.0
 MOST_IMAGES = 8
-MOST_SEED = 2**53 - 1  # exact in every JSON client
+MOST_SEED = 2**53 - 1  # exact in every JSON client; torch looks at the lower 32 bits
 DRAWN_SEEDS = 2**32
 
 #: Unicode's separators, control and format characters: nothing that could be drawn.
@@ -150,7 +150,7 @@ def check_integer(field: str, value: object, least: int, most: int) -> int:
 
 def check_number(field: str, value: object, most: float, hint: str = "") -> float:
     """A finite number (not a bool) from 0 to `most`."""
-    if not isinstance(value, Real) or isinstance(value, bool):
+    if not _is_number(value):
         raise InvalidRequestError(field, f"{value!r}; a number is wanted")
     if not 0.0 <= value <= most:
         raise InvalidRequestError(field, f"{value}; allowed: 0 to {most:g}{hint}")
@@ -184,7 +184,7 @@ def seeds_for(
         return _drawn_from(generator, seed, rows)
     if seed is None:
         return tuple(random.SystemRandom().randrange(DRAWN_SEEDS) for _ in range(rows))
-    if isinstance(seed, str) or not isinstance(seed, Iterable):
+    if not isinstance(seed, Iterable):
         first = check_integer("seed", seed, 0, MOST_SEED - rows + 1)
         return tuple(range(first, first + rows))
     seeds = tuple(check_integer("seed", value, 0, MOST_SEED) for value in seed)
@@ -204,6 +204,10 @@ def _drawn_from(generator: object, seed: object, rows: int) -> tuple[int, ...]:
 
 def _is_integer(value: object) -> TypeGuard[int]:
     return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def _kind(value: object) -> str:

@@ -23,7 +23,10 @@ class Guidance:
 
 
 def row_noise(seed: int, shape: tuple[int, ...]) -> Tensor:
-    """The noise of one picture: from its own generator on the CPU, whatever its neighbours are."""
+    """The noise of one picture: from its own generator on the CPU, whatever its neighbours are.
+
+    The generator looks at the lower 32 bits of `seed`.
+    """
     generator = torch.Generator("cpu").manual_seed(seed)
     return torch.randn(shape, generator=generator)
 

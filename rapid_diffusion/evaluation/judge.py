@@ -35,7 +35,8 @@ class Judge:
     @torch.inference_mode()
     def features(self, images: Tensor, batch: int = 32) -> Tensor:
         """(N, 3, H, W) in [0, 1] -> (N, 1280), of unit length."""
-        parts = [self._features(part) for part in images.split(batch)]
+        starts = range(0, len(images), batch)
+        parts = [self._features(images[start : start + batch]) for start in starts]
         return functional.normalize(torch.cat(parts), dim=-1)
 
     def _features(self, images: Tensor) -> Tensor:

@@ -1,13 +1,14 @@
 """The TOML file of a training: one table for the data, one for each stage."""
 
 import tomllib
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from rapid_diffusion.autoencoder import PatchConfig
 from rapid_diffusion.config import DenoiserConfig, ImageTowerConfig, TextConfig
 from rapid_diffusion.errors import InvalidRequestError
+from rapid_diffusion.model_folder import Storage
 from rapid_diffusion.super_resolution.networks import UpscalerConfig
 
 Section = TypeVar("Section")
@@ -51,7 +52,7 @@ class ModelConfig:
     name: str
     license: str = ""
     attribution: str = ""
-    storage: str = "float16"
+    storage: Storage = "float16"
     num_inference_steps: int = 20
     guidance_scale: float = 3.0
     scheduler: str = "dpmpp_2m"
@@ -81,26 +82,26 @@ def read_training_config(path: Path) -> TrainingConfig:
     """
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InvalidRequestError("config", f"{path}: no such file") from None
+    except OSError as error:
+        raise InvalidRequestError("config", f"{path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InvalidRequestError("config", f"{path}: not a TOML file ({error})") from error
     loops = {
-        name: _section(LoopConfig, f"loops.{name}", part)
-        for name, part in content.pop("loops", {}).items()
+        name: _loop(f"loops.{name}", part)
+        for name, part in _table("loops", content.pop("loops", {})).items()
     }
     types = {item.name: item.type for item in fields(TrainingConfig)}
     unknown = sorted(set(content) - set(types))
     if unknown:
         raise InvalidRequestError(unknown[0], f"unknown in {path}; allowed: {sorted(types)}")
-    if "output" not in content:
-        raise InvalidRequestError("output", f"missing in {path}: the folder the training writes to")
+    if not isinstance(content.get("output"), str):
+        raise InvalidRequestError("output", f"{path} names no folder for the training to write to")
     return TrainingConfig(
         output=content["output"],
         model=_section(ModelConfig, "model", content.get("model", {})),
         data=_section(DataConfig, "data", content.get("data", {})),
         # the vocabulary is read off the captions, so its size is not the user's to give
-        text=_section(TextConfig, "text", {"vocabulary": 0} | content.get("text", {})),
+        text=_section(TextConfig, "text", content.get("text", {}), vocabulary=0),
         image_tower=_section(ImageTowerConfig, "image_tower", content.get("image_tower", {})),
         autoencoder=_section(PatchConfig, "autoencoder", content.get("autoencoder", {})),
         denoiser=_section(DenoiserConfig, "denoiser", content.get("denoiser", {})),
@@ -109,15 +110,50 @@ def read_training_config(path: Path) -> TrainingConfig:
     )
 
 
-def _section(kind: type[Section], name: str, values: dict[str, Any]) -> Section:
-    allowed = {item.name for item in fields(kind)}  # type: ignore[arg-type]
-    unknown = sorted(set(values) - allowed)
-    if unknown:
-        raise InvalidRequestError(f"{name}.{unknown[0]}", f"unknown; allowed: {sorted(allowed)}")
-    ready = {
-        key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
+def _loop(name: str, values: object) -> LoopConfig:
+    loop = _section(LoopConfig, name, values)
+    for key, least in (("steps", 0), ("batch", 1)):
+        if getattr(loop, key) < least:
+            raise InvalidRequestError(
+                f"{name}.{key}", f"{getattr(loop, key)}; allowed: {least} or more"
+            )
+    return loop
+
+
+def _section(kind: type[Section], name: str, values: object, **known: Any) -> Section:
+    """One table as its dataclass; the error names the first key that does not fit."""
+    allowed = {item.name: item for item in fields(kind)}  # type: ignore[arg-type]
+    ready = known | {
+        key: tuple(value) if isinstance(value, list) else value
+        for key, value in _table(name, values).items()
     }
+    for key, value in ready.items():
+        if key not in allowed:
+            raise InvalidRequestError(f"{name}.{key}", f"unknown; allowed: {sorted(allowed)}")
+        if not _fits(value, allowed[key].type):
+            raise InvalidRequestError(f"{name}.{key}", f"{value!r}; {allowed[key].type} is wanted")
+    for key, item in allowed.items():
+        if key not in ready and item.default is MISSING:
+            raise InvalidRequestError(f"{name}.{key}", "missing; it has no default")
     try:
         return kind(**ready)
-    except TypeError as error:
+    except ValueError as error:
         raise InvalidRequestError(name, str(error)) from error
+
+
+def _table(name: str, values: object) -> dict[str, Any]:
+    if not isinstance(values, dict):
+        raise InvalidRequestError(name, f"{values!r}; a table of keys and values is wanted")
+    return values
+
+
+def _fits(value: object, kind: Any) -> bool:
+    """Whether a TOML value is of a field's type; a whole number may stand for any number."""
+    if get_origin(kind) is Literal:
+        return value in get_args(kind)
+    if get_origin(kind) is tuple:
+        inner = get_args(kind)[0]
+        return isinstance(value, tuple) and all(_fits(item, inner) for item in value)
+    if isinstance(value, bool):
+        return kind is bool
+    return isinstance(value, (int, float) if kind is float else kind)

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from knowledge.errors import KnowledgeError
 from knowledge.graph import KnowledgeGraph
 from rapid_diffusion.errors import CheckpointError
 from rapid_diffusion.text.entities import graph_vectors
@@ -24,7 +25,11 @@ NO_ENTITY = -1
 
 
 def step_generator(seed: int, step: int) -> torch.Generator:
-    """The randomness of one step."""
+    """The randomness of one step.
+
+    The generator looks at the lower 32 bits, so `seed` has no effect yet; to mix it in would bend
+    the curve of every training that is under way.
+    """
     return torch.Generator().manual_seed((seed << 40) + step)
 
 
@@ -50,11 +55,13 @@ class Examples:
         self.rows = _read_rows(folder / "metadata.jsonl")
         self.pictures = _read_pictures(folder / config.pictures, len(self.rows))
         self.large_path = folder / config.large_pictures
-        self.graph = KnowledgeGraph.open(folder / config.graph)
+        self.graph = _open_graph(folder / config.graph)
         self.vectors = graph_vectors(self.graph)
         self.train = [i for i, row in enumerate(self.rows) if row.get("split", "train") == "train"]
+        if not self.train:
+            raise CheckpointError(folder / "metadata.jsonl", "no row of the split `train`")
         self.held_out = [i for i, row in enumerate(self.rows) if row.get("split") == "held_out"]
-        captions = [row["captions"] for i, row in enumerate(self.rows)]
+        captions = [row["captions"] for row in self.rows]
         self.tokenizer = TextTokenizer.from_vocabulary(
             vocabulary_of([c for i in self.train for c in captions[i]]), max_length
         )
@@ -71,7 +78,7 @@ class Examples:
 
     def indices(self, step: int, batch: int, seed: int) -> list[int]:
         """The pictures of a step: each pass over the data is its own permutation."""
-        chosen = []
+        chosen: list[int] = []
         for place in range(step * batch, (step + 1) * batch):
             epoch, offset = divmod(place, len(self.train))
             if not chosen or offset == 0:
@@ -147,19 +154,49 @@ def to_signed(pictures: NDArray[np.uint8]) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
+def _open_graph(path: Path) -> KnowledgeGraph:
+    try:
+        return KnowledgeGraph.open(path)
+    except KnowledgeError as error:
+        raise CheckpointError(
+            path, f"{error}; build the data set first (see the recipe)"
+        ) from error
+
+
 def _read_rows(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         raise CheckpointError(path, "no such file; build the data set first (see the recipe)")
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    # Not splitlines(): a caption may hold U+2028.
+    lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    rows = [_read_row(path, number, line) for number, line in enumerate(lines, 1) if line]
     if not rows:
         raise CheckpointError(path, "no rows")
     return rows
 
 
+def _read_row(path: Path, number: int, line: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise CheckpointError(path, f"line {number} is not JSON ({error})") from error
+    if not isinstance(row, dict) or not isinstance(row.get("captions"), list):
+        raise CheckpointError(path, f"line {number} has no list of `captions`")
+    if not row["captions"] or not all(isinstance(text, str) for text in row["captions"]):
+        raise CheckpointError(path, f"line {number}: `captions` needs one sentence at least")
+    return row
+
+
 def _read_pictures(path: Path, count: int) -> NDArray[np.uint8]:
     if not path.is_file():
         raise CheckpointError(path, "no such file; build the data set first (see the recipe)")
-    pictures: NDArray[np.uint8] = np.load(path, mmap_mode="r")
+    try:
+        pictures: NDArray[np.uint8] = np.load(path, mmap_mode="r")
+    except (ValueError, EOFError) as error:
+        raise CheckpointError(path, f"is no whole array ({error}); build it again") from error
+    if pictures.dtype != np.uint8 or pictures.ndim != 4 or pictures.shape[3] != 3:
+        raise CheckpointError(
+            path, f"{pictures.dtype} {pictures.shape}; uint8 (N, H, W, 3) is wanted"
+        )
     if len(pictures) != count:
         raise CheckpointError(path, f"{len(pictures)} pictures for {count} rows; build them again")
     return pictures

@@ -5,6 +5,7 @@ examples of a step are a function of the step alone.
 """
 
 import json
+import math
 import resource
 import sys
 import time
@@ -73,9 +74,11 @@ def run_loop(
             progress.seconds = time.monotonic() - started
             _average(averages, stage.module, _decay(config.ema, progress.step))
             bar.update()
-            if progress.step % LOG_EVERY == 0:
-                bar.set_postfix(loss=f"{_write_log(folder / LOG, losses, config, progress):.4f}")
-                losses.clear()
+            if progress.step % LOG_EVERY:
+                continue
+            bar.set_postfix(loss=f"{_write_log(folder / LOG, losses, config, progress):.4f}")
+            losses.clear()
+            # Only here, where no losses wait to be logged: a run that goes on logs the same means.
             if time.monotonic() - saved > config.checkpoint_seconds:
                 _save(path, stage.module, optimizer, averages, progress)
                 saved = time.monotonic()
@@ -128,16 +131,16 @@ def _step(stage: Stage, optimizer: torch.optim.Optimizer, config: LoopConfig, st
     dtype = fast_dtype(device)
     with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
         loss = stage.loss(step)
+    value = float(loss.detach())
+    if not math.isfinite(value):
+        raise NumericalError(
+            f"stage {stage.name}: the loss is {value} at step {step}; lower learning_rate "
+            f"(now {config.learning_rate}) and resume from the last checkpoint"
+        )
     optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
     nn.utils.clip_grad_norm_(stage.module.parameters(), config.gradient_clip)
     optimizer.step()
-    value = float(loss.detach())
-    if value != value:
-        raise NumericalError(
-            f"stage {stage.name}: the loss is NaN at step {step}; lower learning_rate "
-            f"(now {config.learning_rate}) and resume from the last checkpoint"
-        )
     return value
 
 

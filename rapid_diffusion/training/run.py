@@ -63,8 +63,12 @@ class Training:
         self.output = Path(config.output)
         self.examples = Examples(config.data, config.text.max_length)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.text_config: TextConfig = replace(
-            config.text,
+
+    @property
+    def text_config(self) -> TextConfig:
+        """The text tower's sizes, those that follow from the data set filled in."""
+        return replace(
+            self.config.text,
             vocabulary=len(self.examples.tokenizer),
             entity_dimension=self.examples.graph.dimension,
         )
@@ -105,7 +109,8 @@ class Training:
         denoiser = self._ready(
             build_denoiser(self.config.denoiser), "diffusion" if trained else None
         )
-        return denoiser.to(memory_format=torch.channels_last)
+        denoiser.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return denoiser
 
     def upscaler_network(self, *, trained: bool = True) -> nn.Module:
         """The super-resolution network, fine-tuned from `upscaler_from` where that is given."""

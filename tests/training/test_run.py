@@ -1,0 +1,70 @@
+"""All stages in order, from a data set to a folder that the pipeline opens."""
+
+import shutil
+
+import pytest
+import torch
+
+from knowledge.builder import BuildOptions, build_version
+from rapid_diffusion import RapidDiffusionPipeline
+from rapid_diffusion.errors import CheckpointError, InvalidRequestError
+from rapid_diffusion.testing import ALIASES, TRIPLES
+from rapid_diffusion.training.config import read_training_config
+from rapid_diffusion.training.loop import averaged_weights
+from rapid_diffusion.training.run import Training, run
+from rapid_diffusion.training.stages import stage_folder
+
+
+def test_a_training_ends_in_a_model_that_draws(write_config, tmp_path):
+    run(write_config(steps=2))
+    pipe = RapidDiffusionPipeline.from_pretrained(tmp_path / "run" / "model")
+    result = pipe("卡通风格的大虫", seed=1)
+    assert result.images[0].size == (64, 64)
+    assert [link.key for link in result.links[0]] == ["老虎"]
+    assert (pipe.name, pipe.upscales) == ("tiny", [1, 2])
+
+
+BEFORE = {"text": [], "diffusion": ["text", "autoencoder"], "super_resolution": ["autoencoder"]}
+
+
+@pytest.mark.parametrize("stage", sorted(BEFORE))
+def test_a_stage_in_two_parts_is_that_stage_in_one(write_config, tmp_path, stage):
+    """Each `run` makes its objects anew, as another process would."""
+    for output, steps in (("whole", [4]), ("parts", [2, 4])):
+        for earlier in BEFORE[stage]:
+            run(write_config(1, output), earlier)
+        for last in steps:
+            run(write_config(last, output), stage)
+    folders = [stage_folder(tmp_path / output, stage) for output in ("whole", "parts")]
+    one, two = map(averaged_weights, folders)
+    assert one.keys() == two.keys()
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_a_graph_without_vectors_is_trained_first_and_then_used(
+    write_config, data_folder, tmp_path
+):
+    data = shutil.copytree(data_folder, tmp_path / "data")
+    shutil.rmtree(data / "graph")
+    build_version(TRIPLES, ALIASES, data / "graph", options=BuildOptions(link_objects=True))
+    training = Training(read_training_config(write_config(steps=1, folder=data)))
+    for stage in ("knowledge", "text"):
+        training.train(stage, resume=True)
+    assert training.text_config.entity_dimension == 8
+    assert training.pair().text.injection.projection.weight.shape == (16, 8)
+
+
+def test_a_stage_before_its_turn_says_what_to_train_first(write_config):
+    with pytest.raises(CheckpointError, match="train this stage first"):
+        run(write_config(), "diffusion")
+    with pytest.raises(CheckpointError, match="train this stage first"):
+        run(write_config(), "model")
+
+
+def test_an_unknown_stage_and_a_missing_loop_are_named(write_config):
+    with pytest.raises(InvalidRequestError, match="stage"):
+        run(write_config(), "dreaming")
+    path = write_config()
+    path.write_text(path.read_text().replace("[loops.text]", "[loops.other]"))
+    with pytest.raises(InvalidRequestError, match=r"loops\.text"):
+        run(path, "text")

@@ -1,0 +1,38 @@
+"""What a stage shows its network."""
+
+import torch
+
+from rapid_diffusion.images.convert import model_to_unit
+from rapid_diffusion.training.config import read_training_config
+from rapid_diffusion.training.data import step_generator
+from rapid_diffusion.training.run import Training
+from rapid_diffusion.training.stages import _crops, _shift, encode_all
+
+
+def test_shifted_pictures_are_rolled_or_mirrored_and_repeat_with_the_step():
+    image = torch.arange(3.0 * 20 * 20).reshape(1, 3, 20, 20)
+    moved = [_shift(image, step_generator(0, step)) for step in range(8)]
+    assert torch.equal(moved[0], _shift(image, step_generator(0, 0)))
+    assert all(torch.equal(picture.flatten().sort()[0], image.flatten()) for picture in moved)
+    assert len({picture.numpy().tobytes() for picture in moved}) == 8
+
+
+def test_crops_of_both_sizes_show_the_same_place(write_config):
+    training = Training(read_training_config(write_config()))
+    large = training.examples.large_pictures()
+    small = large[:, ::2, ::2]
+    corners = [[0, 0], [0, 0]]
+    one, two = _crops(small, [3, 4], corners, 1), _crops(large, [3, 4], corners, 2)
+    assert (one.shape, two.shape) == ((2, 3, 32, 32), (2, 3, 64, 64))
+    assert torch.equal(one, two[:, :, ::2, ::2])
+
+
+def test_latents_of_all_pictures_come_in_order(write_config):
+    training = Training(read_training_config(write_config()))
+    training.train("autoencoder", resume=True)
+    autoencoder, examples = training.autoencoder(), training.examples
+    latents = encode_all(autoencoder, examples, batch=5)
+    assert latents.shape == (12, 8, 8, 8)
+    wanted = autoencoder.encode(examples.picture_batch([7]))
+    assert torch.allclose(latents[7:8], wanted, atol=1e-5)
+    assert model_to_unit(autoencoder.decode(latents)).shape == (12, 3, 32, 32)
