@@ -28,7 +28,7 @@ $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "$(PYTHON) is older than 3.11: set PYTHON to a newer interpreter" >&2; exit 1; }
 	$(PYTHON) -m venv $(ENV)
-	$(PY) -m pip install --quiet --no-compile --constraint constraints.txt --editable '.[server,dev]'
+	$(PY) -m pip install --quiet --no-compile --constraint constraints.txt --editable '.[server,train,dev]'
 	@touch $(READY)
 
 demo: $(READY)
