@@ -49,8 +49,9 @@ def main() -> None:
         print(json.dumps(hashes(RapidDiffusionPipeline.from_pretrained(options.model))))
         return
     report = json.loads(options.out.read_text()) if options.out.exists() else {}
-    report["command"] = "python benchmarks/first_picture.py --recognition .work/emoji_zh"
+    command = " ".join(["python", *sys.argv])
     if not options.only_recognition:
+        report["speed_command"] = command
         report["machine"] = machine()
         report["speed"] = speed(options.model, options.rounds)
         report["same"] = same(options.model)
@@ -58,6 +59,7 @@ def main() -> None:
         from rapid_diffusion.evaluation.report import Recognition
 
         pipeline = RapidDiffusionPipeline.from_pretrained(options.model)
+        report["recognition_command"] = command
         report["recognition"] = Recognition(options.recognition).measure(pipeline, options.seeds)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(report, ensure_ascii=False, indent=1) + "\n")

@@ -26,7 +26,7 @@ install() {
     || { echo "${PYTHON:-python3} is older than 3.11: set PYTHON to a newer one" >&2; exit 1; }
   "${PYTHON:-python3}" -m venv "$prefix"
   local what=("$checkout[server]")
-  if [ "$target" = dev ]; then what=(--editable "$checkout[server,dev]"); fi
+  if [ "$target" = dev ]; then what=(--editable "$checkout[server,train,dev]"); fi
   "$prefix/bin/python" -m pip install --quiet --no-cache-dir \
     ${TORCH_INDEX_URL:+--extra-index-url "$TORCH_INDEX_URL"} \
     --constraint "$checkout/constraints.txt" "${what[@]}"
