@@ -6,7 +6,6 @@ aliases it did not see (`held_out_aliases`).
 """
 
 import hashlib
-import json
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,11 +19,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from rapid_diffusion.checkpoints.folder import write_json
-from rapid_diffusion.errors import CheckpointError
 from rapid_diffusion.evaluation.judge import Judge
 from rapid_diffusion.evaluation.retrieval import Gallery, Query, Recall, ranks, recall
 from rapid_diffusion.images.convert import pixels_to_unit
 from rapid_diffusion.pipeline import RapidDiffusionPipeline
+from rapid_diffusion.training.data import read_rows
 
 Row = dict[str, Any]
 
@@ -55,7 +54,7 @@ class Recognition:
     """The judge, its gallery of real pictures, and the prompts; made once, used on many models."""
 
     def __init__(self, data: Path) -> None:
-        self.rows = _read_rows(data)
+        self.rows = read_rows(data / "metadata.jsonl")
         self.judge = Judge()
         pictures = np.load(data / "pictures_256.npy", mmap_mode="r")
         features = _features(self.judge, pictures)
@@ -171,10 +170,3 @@ def _features(judge: Judge, pictures: NDArray[np.uint8], batch: int = 32) -> Ten
     return torch.cat(
         [judge.features(pixels_to_unit(pictures[start : start + batch])) for start in starts]
     )
-
-
-def _read_rows(data: Path) -> list[Row]:
-    path = data / "metadata.jsonl"
-    if not path.is_file():
-        raise CheckpointError(path, "no such file; build the data set first (see the recipe)")
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

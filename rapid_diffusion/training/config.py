@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin
 from rapid_diffusion.autoencoder import PatchConfig
 from rapid_diffusion.config import DenoiserConfig, ImageTowerConfig, TextConfig
 from rapid_diffusion.errors import InvalidRequestError
-from rapid_diffusion.model_folder import Storage
+from rapid_diffusion.model_folder import ModelCard, Storage
 from rapid_diffusion.super_resolution.networks import UpscalerConfig
 
 Section = TypeVar("Section")
@@ -46,18 +46,10 @@ class LoopConfig:
 
 
 @dataclass(frozen=True)
-class ModelConfig:
-    """What the finished folder says of itself, and what a call without parameters does."""
+class ModelConfig(ModelCard):
+    """The card of the finished folder, and how its weights are stored."""
 
-    name: str
-    license: str = ""
-    attribution: str = ""
     storage: Storage = "float16"
-    num_inference_steps: int = 20
-    guidance_scale: float = 3.0
-    scheduler: str = "dpmpp_2m"
-    shift: float = 1.0
-    upscale: int = 4
 
 
 @dataclass(frozen=True)

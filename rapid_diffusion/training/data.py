@@ -52,7 +52,7 @@ class Examples:
     def __init__(self, config: DataConfig, max_length: int) -> None:
         folder = Path(config.folder)
         self.config = config
-        self.rows = _read_rows(folder / "metadata.jsonl")
+        self.rows = read_rows(folder / "metadata.jsonl")
         self.pictures = _read_pictures(folder / config.pictures, len(self.rows))
         self.large_path = folder / config.large_pictures
         self.graph = _open_graph(folder / config.graph)
@@ -163,7 +163,8 @@ def _open_graph(path: Path) -> KnowledgeGraph:
         ) from error
 
 
-def _read_rows(path: Path) -> list[dict[str, Any]]:
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a `metadata.jsonl`; `CheckpointError` names the file and the line at fault."""
     if not path.is_file():
         raise CheckpointError(path, "no such file; build the data set first (see the recipe)")
     # Not splitlines(): a caption may hold U+2028.

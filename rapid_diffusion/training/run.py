@@ -1,7 +1,7 @@
 """`rapid-diffusion train CONFIG`: the stages in order, then the model folder that they make."""
 
 import logging
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -123,8 +123,8 @@ class Training:
 
     def model(self) -> Model:
         """Every trained component, on the CPU."""
-        values = vars(self.config.model)
-        card = ModelCard(**{key: value for key, value in values.items() if key != "storage"})
+        said = self.config.model
+        card = ModelCard(**{item.name: getattr(said, item.name) for item in fields(ModelCard)})
         return Model(
             card=card,
             tokenizer=self.examples.tokenizer,

@@ -7,13 +7,13 @@ table of its prompts.
 
 import argparse
 import hashlib
-import json
 from pathlib import Path
 
 from PIL import Image
 
 from rapid_diffusion import RapidDiffusionPipeline
 from rapid_diffusion.images.saving import save_image
+from rapid_diffusion.training.data import read_rows
 
 COUNT, COLUMNS, TILE, GAP = 48, 8, 128, 4
 
@@ -24,11 +24,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path(".work/emoji_zh"))
     parser.add_argument("--out", type=Path, default=Path("docs/pictures"))
     options = parser.parse_args()
-    rows = [
-        json.loads(line)
-        for line in (options.data / "metadata.jsonl").read_text(encoding="utf-8").splitlines()
-    ]
-    chosen = first_rows(rows)
+    chosen = first_rows(read_rows(options.data / "metadata.jsonl"))
     pipeline = RapidDiffusionPipeline.from_pretrained(options.model)
     wanted = [{"prompt": row["captions"][0], "seed": seed} for seed, row in enumerate(chosen)]
     images = [result.images[0] for result in pipeline.render(wanted)]
