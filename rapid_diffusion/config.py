@@ -29,7 +29,7 @@ class ImageTowerConfig:
 class DenoiserConfig:
     """The UNet: `attends[i]` says whether level i looks at the text.
 
-    `canvas` channels are painted from the sentence and join the noisy latents (0: none).
+    `draft` is the width of the network that drafts the latents from the sentence (0: none).
     """
 
     sample_size: int = 16
@@ -40,14 +40,16 @@ class DenoiserConfig:
     head_width: int = 32
     text_width: int = 192
     norm_groups: int = 16
-    canvas: int = 0
+    draft: int = 0
 
 
 @dataclass(frozen=True)
-class CanvasConfig:
-    """The network that paints a sentence's layout."""
+class DraftConfig:
+    """The network that drafts a sentence's latents (channels, size, size)."""
 
     channels: int
     size: int
     text_width: int
-    hidden: int = 512
+    hidden: int = 1024
+    layers: int = 3
+    dropout: float = 0.2

@@ -60,10 +60,12 @@ def _random_model(tokenizer: TextTokenizer, text: TextConfig, graph: KnowledgeGr
             head_width=8,
             text_width=16,
             norm_groups=4,
-            canvas=2,
+            draft=8,
         )
     ).eval()
     torch.nn.init.normal_(denoiser.network.conv_out.weight, std=0.2)
+    assert denoiser.draft is not None
+    torch.nn.init.normal_(denoiser.draft.output.weight, std=0.2)
     autoencoder = PatchAutoencoder(PatchConfig(4, 8))
     torch.nn.init.orthogonal_(autoencoder.basis)
     upscaler = UpscalerConfig("SRVGGNetCompact", scale=4, num_feat=8, num_conv=1)

@@ -15,8 +15,8 @@ from rapid_diffusion.checkpoints.folder import (
     write_json,
     write_weights,
 )
-from rapid_diffusion.config import CanvasConfig, DenoiserConfig
-from rapid_diffusion.denoising.canvas import SentenceCanvas
+from rapid_diffusion.config import DenoiserConfig, DraftConfig
+from rapid_diffusion.denoising.draft import SentenceDraft
 from rapid_diffusion.errors import CheckpointError
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -29,14 +29,14 @@ class Denoiser(nn.Module):
     """`UNet2DConditionModel`; where its config asks for it, the CLS state also joins the time.
 
     Cross-attention tells every place what the sentence says; the CLS state, added to the time
-    embedding, tells every layer at once what the whole picture is; the canvas, if there is one,
+    embedding, tells every layer at once what the whole picture is; the draft, if there is one,
     tells where. All three learn sooner together.
     """
 
-    def __init__(self, network: Any, canvas: SentenceCanvas | None = None) -> None:
+    def __init__(self, network: Any, draft: SentenceDraft | None = None) -> None:
         super().__init__()
         self.network = network
-        self.canvas = canvas
+        self.draft = draft
         self.channels: int = network.config.out_channels
         self.sample_size: int = network.config.sample_size
         self.text_width: int = network.config.cross_attention_dim
@@ -46,8 +46,8 @@ class Denoiser(nn.Module):
         """rows (B, C, h, w), timesteps (B,), hidden (B, L, D), mask (B, L) bool -> (B, C, h, w)."""
         dtype = self.network.dtype
         inputs, states = rows.to(dtype), hidden.to(dtype)
-        if self.canvas is not None:
-            inputs = torch.cat([inputs, self.canvas(states[:, 0])], 1)
+        if self.draft is not None:
+            inputs = torch.cat([inputs, self.draft(states[:, 0])], 1)
         output: Tensor = self.network(
             inputs,
             timesteps,
@@ -59,7 +59,7 @@ class Denoiser(nn.Module):
         return output.to(rows.dtype)
 
     def save(self, folder: Path, narrow: Narrow = dict) -> None:
-        """Write the `diffusers` component folder, and the canvas in `canvas/` beside it.
+        """Write the `diffusers` component folder, and the draft in `draft/` beside it.
 
         `narrow` turns a state dict into what is to be stored.
         """
@@ -67,11 +67,11 @@ class Denoiser(nn.Module):
         sizes = {k: v for k, v in self.network.config.items() if not k.startswith("_")}
         write_json(folder / "config.json", {"_class_name": CLASS_NAME} | sizes)
         write_weights(narrow(self.network.state_dict()), folder / WEIGHTS)
-        if self.canvas is not None:
-            beside = folder.parent / "canvas"
+        if self.draft is not None:
+            beside = folder.parent / "draft"
             beside.mkdir(exist_ok=True)
-            write_json(beside / "config.json", asdict(self.canvas.config))
-            write_weights(narrow(self.canvas.state_dict()), beside / "model.safetensors")
+            write_json(beside / "config.json", asdict(self.draft.config))
+            write_weights(narrow(self.draft.state_dict()), beside / "model.safetensors")
 
 
 def build_denoiser(config: DenoiserConfig) -> Denoiser:
@@ -82,7 +82,7 @@ def build_denoiser(config: DenoiserConfig) -> Denoiser:
     up = ["CrossAttnUpBlock2D" if attends else "UpBlock2D" for attends in reversed(config.attends)]
     network: Any = UNet2DConditionModel(
         sample_size=config.sample_size,
-        in_channels=config.channels + config.canvas,
+        in_channels=config.channels * (2 if config.draft else 1),
         out_channels=config.channels,
         block_out_channels=config.widths,
         down_block_types=tuple(down),
@@ -98,10 +98,10 @@ def build_denoiser(config: DenoiserConfig) -> Denoiser:
     )
     nn.init.zeros_(network.conv_out.weight)
     nn.init.zeros_(network.conv_out.bias)
-    if not config.canvas:
+    if not config.draft:
         return Denoiser(network)
-    canvas = CanvasConfig(config.canvas, config.sample_size, config.text_width)
-    return Denoiser(network, SentenceCanvas(canvas))
+    draft = DraftConfig(config.channels, config.sample_size, config.text_width, config.draft)
+    return Denoiser(network, SentenceDraft(draft))
 
 
 def load_denoiser(folder: Path) -> Denoiser:
@@ -121,23 +121,23 @@ def load_denoiser(folder: Path) -> Denoiser:
         raise CheckpointError(folder / "config.json", f"gives no UNet ({error})") from error
     network = network.to_empty(device="cpu")
     load_strict(network, weights, folder)
-    canvas = _load_canvas(folder.parent / "canvas")
-    painted = canvas.config.channels if canvas is not None else 0
-    if network.config.in_channels != network.config.out_channels + painted:
+    draft = _load_draft(folder.parent / "draft")
+    drafted = draft.config.channels if draft is not None else 0
+    if network.config.in_channels != network.config.out_channels + drafted:
         raise CheckpointError(
             folder,
             f"takes {network.config.in_channels} channels and gives "
-            f"{network.config.out_channels}, but the canvas beside it has {painted}",
+            f"{network.config.out_channels}, but the draft beside it has {drafted}",
         )
-    return Denoiser(network, canvas)
+    return Denoiser(network, draft)
 
 
-def _load_canvas(folder: Path) -> SentenceCanvas | None:
+def _load_draft(folder: Path) -> SentenceDraft | None:
     if not folder.is_dir():
         return None
     try:
-        canvas = SentenceCanvas(CanvasConfig(**read_json(folder / "config.json")))
+        draft = SentenceDraft(DraftConfig(**read_json(folder / "config.json")))
     except TypeError as error:
-        raise CheckpointError(folder / "config.json", f"gives no canvas ({error})") from error
-    load_strict(canvas, read_weights(folder), folder)
-    return canvas
+        raise CheckpointError(folder / "config.json", f"gives no draft ({error})") from error
+    load_strict(draft, read_weights(folder), folder)
+    return draft

@@ -21,6 +21,7 @@ from rapid_diffusion.errors import CheckpointError, NumericalError
 from rapid_diffusion.files import replacing, write_bytes
 from rapid_diffusion.precision import fast_dtype
 from rapid_diffusion.training.config import LoopConfig
+from rapid_diffusion.training.data import mixed_seed
 from rapid_diffusion.training.stages import Stage
 
 CHECKPOINT = "checkpoint.pt"
@@ -129,6 +130,7 @@ def _step(stage: Stage, optimizer: torch.optim.Optimizer, config: LoopConfig, st
         group["lr"] = learning_rate(config, step)
     device = next(stage.module.parameters()).device
     dtype = fast_dtype(device)
+    torch.manual_seed(mixed_seed(config.seed, step))  # dropout too comes back after a resume
     with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
         loss = stage.loss(step)
     value = float(loss.detach())

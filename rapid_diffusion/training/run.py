@@ -27,6 +27,7 @@ from rapid_diffusion.training.loop import averaged_weights, run_loop, save_weigh
 from rapid_diffusion.training.stages import (
     Stage,
     diffusion_stage,
+    draft_stage,
     stage_folder,
     super_resolution_stage,
     text_stage,
@@ -35,7 +36,7 @@ from rapid_diffusion.training.stages import (
 logger = logging.getLogger(__name__)
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
-STAGES = ("knowledge", "text", "autoencoder", "diffusion", "super_resolution")
+STAGES = ("knowledge", "text", "autoencoder", "draft", "diffusion", "super_resolution")
 
 
 def run(config_path: Path, stage: str | None = None, *, resume: bool = True) -> None:
@@ -85,6 +86,8 @@ class Training:
             self._train_knowledge()
         elif name == "autoencoder":
             self._fit_autoencoder()
+        elif name == "draft" and not self.config.denoiser.draft:
+            logger.info("no draft is asked for (denoiser.draft = 0)")
         else:
             run_loop(
                 self._stage(name), self.loop(name), stage_folder(self.output, name), resume=resume
@@ -106,9 +109,10 @@ class Training:
     def denoiser(self, *, trained: bool = True) -> Denoiser:
         """The UNet."""
         torch.manual_seed(self.loop("diffusion").seed)
-        denoiser = self._ready(
-            build_denoiser(self.config.denoiser), "diffusion" if trained else None
-        )
+        denoiser = build_denoiser(self.config.denoiser)
+        if denoiser.draft is not None and not trained:
+            self._ready(denoiser.draft, "draft")
+        self._ready(denoiser, "diffusion" if trained else None)
         denoiser.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return denoiser
 
@@ -140,12 +144,15 @@ class Training:
         loop = self.loop(name)
         if name == "text":
             return text_stage(self.pair(trained=False), self.examples, loop)
+        if name == "draft":
+            draft = build_denoiser(self.config.denoiser).draft
+            assert draft is not None
+            draft.to(self.device)
+            return draft_stage(draft, self.pair().text, self.autoencoder(), self.examples, loop)
         if name == "diffusion":
-            denoiser = self.denoiser(trained=False)
-            encoder = self.pair().text
             return diffusion_stage(
-                denoiser,
-                encoder,
+                self.denoiser(trained=False),
+                self.pair().text,
                 self.autoencoder(),
                 self.examples,
                 loop,

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from rapid_diffusion.autoencoder import Autoencoder
 from rapid_diffusion.denoising.denoiser import Denoiser
+from rapid_diffusion.denoising.draft import SentenceDraft
 from rapid_diffusion.denoising.samplers import TIMESTEPS
 from rapid_diffusion.images.convert import model_to_unit
 from rapid_diffusion.text.clip import ContrastivePair
@@ -57,6 +58,29 @@ def _shift(images: Tensor, generator: torch.Generator, most: int = 6) -> Tensor:
     return torch.stack(moved)
 
 
+def draft_stage(
+    draft: SentenceDraft,
+    encoder: KnowledgeTextEncoder,
+    autoencoder: Autoencoder,
+    examples: Examples,
+    loop: LoopConfig,
+) -> Stage:
+    """Regression: from a sentence to the mean latents of the pictures it describes."""
+    latents = encode_all(autoencoder, examples)
+    draft.start_from(latents[examples.train].mean(0))
+    encoder.requires_grad_(False).eval()
+    device = encoder.injection.gate.device
+
+    def loss(step: int) -> Tensor:
+        indices = examples.indices(step, loop.batch, loop.seed)
+        tokens = examples.sentences(indices, step_generator(loop.seed, step))
+        with torch.no_grad():
+            sentence = encoder.encode(tokens).hidden[:, 0]
+        return functional.mse_loss(draft(sentence).float(), latents[indices].to(device))
+
+    return Stage("draft", draft, loss)
+
+
 def diffusion_stage(
     denoiser: Denoiser,
     encoder: KnowledgeTextEncoder,
@@ -65,7 +89,7 @@ def diffusion_stage(
     loop: LoopConfig,
     shift: float,
 ) -> Stage:
-    """Flow matching on latents, the text tower fixed.
+    """Flow matching on latents, the text tower and the draft fixed.
 
     Times are drawn from a logit-normal distribution (Esser et al., 2024, section 3.1), moved
     towards the noise by the `shift` that sampling uses: neighbouring latents say much the same, so
@@ -73,6 +97,8 @@ def diffusion_stage(
     """
     latents = encode_all(autoencoder, examples)
     encoder.requires_grad_(False).eval()
+    if denoiser.draft is not None:
+        denoiser.draft.requires_grad_(False)
     device = encoder.injection.gate.device
     forward = torch.compile(denoiser) if loop.compile else denoiser
 

@@ -37,6 +37,7 @@ attends = [false, true]
 head_width = 8
 text_width = 16
 norm_groups = 4
+draft = 12
 [upscaler]
 architecture = "SRVGGNetCompact"
 scale = 2
@@ -80,7 +81,7 @@ def write_config(data_folder, tmp_path):
 
     def write(steps=4, output="run", folder=data_folder):
         text = CONFIG.format(output=tmp_path / output, folder=folder)
-        for name in ("text", "diffusion", "super_resolution"):
+        for name in ("text", "draft", "diffusion", "super_resolution"):
             text += LOOP.format(name=name, steps=steps)
         path = tmp_path / f"{output}.toml"
         path.write_text(text)

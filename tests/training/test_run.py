@@ -24,7 +24,12 @@ def test_a_training_ends_in_a_model_that_draws(write_config, tmp_path):
     assert (pipe.name, pipe.upscales) == ("tiny", [1, 2])
 
 
-BEFORE = {"text": [], "diffusion": ["text", "autoencoder"], "super_resolution": ["autoencoder"]}
+BEFORE = {
+    "text": [],
+    "draft": ["text", "autoencoder"],
+    "diffusion": ["text", "autoencoder", "draft"],
+    "super_resolution": ["autoencoder"],
+}
 
 
 @pytest.mark.parametrize("stage", sorted(BEFORE))
@@ -39,6 +44,29 @@ def test_a_stage_in_two_parts_is_that_stage_in_one(write_config, tmp_path, stage
     one, two = map(averaged_weights, folders)
     assert one.keys() == two.keys()
     assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_the_draft_stays_what_it_was_while_the_unet_learns(write_config, tmp_path):
+    path = write_config(3)
+    for stage in ("text", "autoencoder", "draft", "diffusion"):
+        run(path, stage)
+    draft, denoiser = (
+        averaged_weights(stage_folder(tmp_path / "run", name)) for name in ("draft", "diffusion")
+    )
+    assert all(torch.equal(value, denoiser[f"draft.{name}"]) for name, value in draft.items())
+
+
+def test_without_a_draft_its_stage_has_nothing_to_do(write_config, tmp_path):
+    path = write_config()
+    path.write_text(
+        path.read_text().replace("draft = 12\n", "").replace("[loops.draft]", "[loops.x]")
+    )
+    run(path)
+    assert not stage_folder(tmp_path / "run", "draft").exists()
+    assert (
+        RapidDiffusionPipeline.from_pretrained(tmp_path / "run" / "model").model.denoiser.draft
+        is None
+    )
 
 
 def test_a_graph_without_vectors_is_trained_first_and_then_used(

@@ -1,0 +1,43 @@
+"""A small network drafts the latents that a sentence leads one to expect, for the UNet to refine.
+
+Convolutions know no place but the borders, and in pure noise there is nothing to hold on to. The
+mean of all pictures that fit a sentence is blurred, but says what is where and in which colour; a
+regression learns it in minutes, at a fiftieth of what one step of the UNet costs. Its channels
+join the noisy latents at the UNet's input.
+"""
+
+from itertools import pairwise
+
+from torch import Tensor, nn
+
+from rapid_diffusion.config import DraftConfig
+
+
+class SentenceDraft(nn.Module):
+    """The CLS state (B, D) -> expected latents (B, C, size, size).
+
+    Dropout stays on while the UNet learns: it then meets drafts about as rough as those of
+    sentences that were never seen.
+    """
+
+    def __init__(self, config: DraftConfig) -> None:
+        super().__init__()
+        self.config = config
+        widths = [config.text_width] + [config.hidden] * config.layers
+        layers: list[nn.Module] = []
+        for taken, given in pairwise(widths):
+            layers += [nn.Linear(taken, given), nn.SiLU(), nn.Dropout(config.dropout)]
+        self.layers = nn.Sequential(*layers)
+        self.output = nn.Linear(config.hidden, config.channels * config.size**2)
+        nn.init.zeros_(self.output.weight)
+        nn.init.zeros_(self.output.bias)
+
+    def start_from(self, mean: Tensor) -> None:
+        """Begin with one draft for all sentences, the mean latents (C, size, size)."""
+        self.output.bias.data.copy_(mean.flatten())
+
+    def forward(self, sentence: Tensor) -> Tensor:
+        """The draft of each sentence."""
+        size = self.config.size
+        drafted: Tensor = self.output(self.layers(sentence))
+        return drafted.reshape(-1, self.config.channels, size, size)
