@@ -42,12 +42,27 @@ class Denoiser(nn.Module):
         self.text_width: int = network.config.cross_attention_dim
         self.takes_sentence: bool = network.config.class_embed_type == "projection"
 
-    def forward(self, rows: Tensor, timesteps: Tensor, hidden: Tensor, mask: Tensor) -> Tensor:
-        """rows (B, C, h, w), timesteps (B,), hidden (B, L, D), mask (B, L) bool -> (B, C, h, w)."""
+    def drafts(self, hidden: Tensor) -> Tensor | None:
+        """The drafts (B, C, h, w) of sentences (B, L, D): the same at every step. None without."""
+        return None if self.draft is None else self.draft(hidden[:, 0].to(self.network.dtype))
+
+    def forward(
+        self,
+        rows: Tensor,
+        timesteps: Tensor,
+        hidden: Tensor,
+        mask: Tensor,
+        drafts: Tensor | None = None,
+    ) -> Tensor:
+        """rows (B, C, h, w), timesteps (B,), hidden (B, L, D), mask (B, L) bool -> (B, C, h, w).
+
+        `drafts` are those of `hidden`; they are made here where they are not given.
+        """
         dtype = self.network.dtype
         inputs, states = rows.to(dtype), hidden.to(dtype)
-        if self.draft is not None:
-            inputs = torch.cat([inputs, self.draft(states[:, 0])], 1)
+        drafts = self.drafts(hidden) if drafts is None else drafts
+        if drafts is not None:
+            inputs = torch.cat([inputs, drafts], 1)
         output: Tensor = self.network(
             inputs,
             timesteps,

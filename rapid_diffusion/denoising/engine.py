@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from rapid_diffusion.denoising.denoiser import Denoiser
 from rapid_diffusion.denoising.samplers import SamplerTable
 from rapid_diffusion.errors import NumericalError
 from rapid_diffusion.text.encoder import TextStates
@@ -45,11 +46,13 @@ def denoise(
     """
     latents, previous = noise, torch.zeros_like(noise)
     hidden, mask = _with_negative(states, guidance)
+    drafts = denoiser.drafts(hidden) if isinstance(denoiser, Denoiser) else None
+    conditions = (hidden, mask) if drafts is None else (hidden, mask, drafts)
     for step, row in enumerate(table.rows()):
         inputs = row.scale * latents
         pairs = inputs if guidance is None else torch.cat([inputs, inputs])
         timesteps = torch.full((len(pairs),), row.timestep, device=pairs.device)
-        output = _guided(denoiser(pairs, timesteps, hidden, mask), guidance)
+        output = _guided(denoiser(pairs, timesteps, *conditions), guidance)
         clean = row.skip * latents + row.out * output
         latents = row.a * latents + row.b * clean + row.c * previous
         previous = clean

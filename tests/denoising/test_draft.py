@@ -54,6 +54,13 @@ def test_the_unet_sees_the_draft() -> None:
         assert not torch.equal(denoiser(*inputs()), before)
 
 
+def test_drafts_made_beforehand_change_no_bit() -> None:
+    denoiser = drafting()
+    with torch.inference_mode():
+        given = denoiser(*inputs(), denoiser.drafts(inputs()[2]))
+        assert torch.equal(denoiser(*inputs()), given)
+
+
 def test_latents_keep_their_channels_and_the_draft_comes_back_to_the_bit(tmp_path: Path) -> None:
     denoiser = drafting()
     denoiser.save(tmp_path / "unet")
