@@ -1,17 +1,21 @@
 """Rapid Diffusion: Chinese sentences become pictures of your own domain."""
 
-from rapid_diffusion.errors import (
-    CanceledError,
-    CheckpointError,
-    InvalidRequestError,
-    MissingDependencyError,
-    NumericalError,
-    OutputError,
-    RapidDiffusionError,
-)
-from rapid_diffusion.pipeline import RapidDiffusionPipeline
-from rapid_diffusion.rendering import GenerationResult
-from rapid_diffusion.text.entities import EntityWeight
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rapid_diffusion.errors import (
+        CanceledError,
+        CheckpointError,
+        InvalidRequestError,
+        MissingDependencyError,
+        NumericalError,
+        OutputError,
+        RapidDiffusionError,
+    )
+    from rapid_diffusion.pipeline import RapidDiffusionPipeline
+    from rapid_diffusion.rendering import GenerationResult
+    from rapid_diffusion.text.entities import EntityWeight
 
 __all__ = [
     "CanceledError",
@@ -25,3 +29,23 @@ __all__ = [
     "RapidDiffusionError",
     "RapidDiffusionPipeline",
 ]
+
+#: Where a public name lives, if not among the errors. They are imported when they are first asked
+#: for: torch alone takes seconds, which `rapid-diffusion --help` does not have.
+_HOMES = {
+    "EntityWeight": "text.entities",
+    "GenerationResult": "rendering",
+    "RapidDiffusionPipeline": "pipeline",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOMES.get(name, 'errors')}"), name)
+    globals()[name] = value  # the next access does not come by here
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -26,7 +26,10 @@ def replacing(path: str | Path) -> Iterator[Path]:
     try:
         # Not `tempfile`: its mode 0600 would stay on the finished file; this one obeys umask.
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        mode = temporary.stat().st_mode
         yield temporary
+        # A writer such as safetensors puts a file of its own, of mode 0600, at this name.
+        temporary.chmod(mode)
         _flush_to_disk(temporary)
         os.replace(temporary, target)
     except OutputError:

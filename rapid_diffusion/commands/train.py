@@ -15,8 +15,17 @@ def train(
         bool,
         typer.Option("--resume/--fresh", help="Go on from the last checkpoint, or start over."),
     ] = True,
+    processes: Annotated[
+        int, typer.Option(min=1, help="Split each batch over this many processes (accelerate).")
+    ] = 1,
 ) -> None:
     """Train a model, stage by stage. Killed at any moment, the same command goes on."""
+    if processes > 1:
+        from rapid_diffusion.training.launch import launch
+
+        arguments = ["train", str(config), "--resume" if resume else "--fresh"]
+        arguments += ["--stage", stage] if stage is not None else []
+        raise typer.Exit(launch(processes, arguments))
     from rapid_diffusion.training.run import run
 
     run(config, stage, resume=resume)

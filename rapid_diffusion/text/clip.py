@@ -36,8 +36,12 @@ class ContrastivePair(nn.Module):
         `same` (B, B) bool marks texts that describe picture i as well as its own does, such as
         two captions of one picture: they count neither for nor against.
         """
+        return self.compare(self.image_features(images), self.text_features(hidden), same)
+
+    def compare(self, images: Tensor, texts: Tensor, same: Tensor) -> Tensor:
+        """The loss of features (B, F) that are already there."""
         scale = self.log_scale.clamp(max=math.log(100)).exp()
-        logits = scale * self.image_features(images) @ self.text_features(hidden).T
+        logits = scale * images @ texts.T
         diagonal = torch.eye(len(images), dtype=torch.bool, device=logits.device)
         logits = logits.masked_fill(same & ~diagonal, -torch.inf)
         target = torch.arange(len(images), device=logits.device)

@@ -10,6 +10,7 @@ from rapid_diffusion.config import DenoiserConfig, ImageTowerConfig, TextConfig
 from rapid_diffusion.errors import InvalidRequestError
 from rapid_diffusion.model_folder import ModelCard, Storage
 from rapid_diffusion.super_resolution.networks import UpscalerConfig
+from rapid_diffusion.training.weighting import Weighting
 
 Section = TypeVar("Section")
 
@@ -43,6 +44,18 @@ class LoopConfig:
     checkpoint_seconds: float = 300.0
     seed: int = 0
     compile: bool = False
+    accumulate: int = 1
+    checkpoint_activations: bool = False
+    log_every: int = 50
+    sample_every: int = 1000
+
+
+@dataclass(frozen=True)
+class DiffusionConfig:
+    """How much each moment of the flow counts: see `weighting.velocity_weights`."""
+
+    weighting: Weighting = "none"
+    gamma: float = 5.0
 
 
 @dataclass(frozen=True)
@@ -64,7 +77,16 @@ class TrainingConfig:
     autoencoder: PatchConfig
     denoiser: DenoiserConfig
     upscaler: UpscalerConfig
+    diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
     loops: dict[str, LoopConfig] = field(default_factory=dict)
+
+
+def learning_rate(config: LoopConfig, step: int) -> float:
+    """A linear start over `warmup` steps, then flat, then to zero over the last `cooldown`."""
+    rate = config.learning_rate * min(1.0, (step + 1) / max(1, config.warmup))
+    if config.cooldown:
+        rate *= min(1.0, max(0.02, (config.steps - step) / config.cooldown))
+    return rate
 
 
 def read_training_config(path: Path) -> TrainingConfig:
@@ -98,18 +120,27 @@ def read_training_config(path: Path) -> TrainingConfig:
         autoencoder=_section(PatchConfig, "autoencoder", content.get("autoencoder", {})),
         denoiser=_section(DenoiserConfig, "denoiser", content.get("denoiser", {})),
         upscaler=_section(UpscalerConfig, "upscaler", content.get("upscaler", {})),
+        diffusion=_diffusion(content.get("diffusion", {})),
         loops=loops,
     )
 
 
 def _loop(name: str, values: object) -> LoopConfig:
     loop = _section(LoopConfig, name, values)
-    for key, least in (("steps", 0), ("batch", 1)):
+    least_values = {"steps": 0, "batch": 1, "accumulate": 1, "log_every": 1, "sample_every": 0}
+    for key, least in least_values.items():
         if getattr(loop, key) < least:
             raise InvalidRequestError(
                 f"{name}.{key}", f"{getattr(loop, key)}; allowed: {least} or more"
             )
     return loop
+
+
+def _diffusion(values: object) -> DiffusionConfig:
+    section = _section(DiffusionConfig, "diffusion", values)
+    if not section.gamma > 0:
+        raise InvalidRequestError("diffusion.gamma", f"{section.gamma}; allowed: more than 0")
+    return section
 
 
 def _section(kind: type[Section], name: str, values: object, **known: Any) -> Section:

@@ -1,9 +1,10 @@
 """`rapid-diffusion train CONFIG`: the stages in order, then the model folder that they make."""
 
 import logging
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
+from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,9 @@ from rapid_diffusion.text.encoder import build_text_encoder
 from rapid_diffusion.training.config import LoopConfig, TrainingConfig, read_training_config
 from rapid_diffusion.training.data import Examples, to_signed
 from rapid_diffusion.training.loop import averaged_weights, run_loop, save_weights
+from rapid_diffusion.training.page import ProgressPage
+from rapid_diffusion.training.processes import join_processes, leave_processes
+from rapid_diffusion.training.samples import Sampler, sample_captions
 from rapid_diffusion.training.stages import (
     Stage,
     diffusion_stage,
@@ -32,6 +36,7 @@ from rapid_diffusion.training.stages import (
     super_resolution_stage,
     text_stage,
 )
+from rapid_diffusion.training.weighting import velocity_weights
 
 logger = logging.getLogger(__name__)
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
@@ -47,13 +52,16 @@ def run(config_path: Path, stage: str | None = None, *, resume: bool = True) -> 
     config = read_training_config(config_path)
     if stage is not None and stage not in (*STAGES, "model"):
         raise InvalidRequestError("stage", f"{stage!r} is none of {', '.join(STAGES)}, model")
-    training = Training(config)
-    for name in STAGES if stage is None else (stage,):
-        if name != "model":
-            logger.info("stage %s", name)
-            training.train(name, resume=resume)
-    if stage in (None, "model"):
-        save_model(training.model(), training.output / "model", config.model.storage)
+    try:
+        training = Training(config)
+        for name in STAGES if stage is None else (stage,):
+            if name != "model":
+                logger.info("stage %s, process %d", name, training.processes.index)
+                training.train(name, resume=resume)
+        if stage in (None, "model") and training.processes.is_main:
+            save_model(training.model(), training.output / "model", config.model.storage)
+    finally:
+        leave_processes()
 
 
 class Training:
@@ -63,7 +71,9 @@ class Training:
         self.config = config
         self.output = Path(config.output)
         self.examples = Examples(config.data, config.text.max_length)
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.processes = join_processes()
+        self.device = self.processes.device
+        self.page = ProgressPage(self.output, config.model.name, sample_captions(self.examples))
 
     @property
     def text_config(self) -> TextConfig:
@@ -89,9 +99,36 @@ class Training:
         elif name == "draft" and not self.config.denoiser.draft:
             logger.info("no draft is asked for (denoiser.draft = 0)")
         else:
-            run_loop(
-                self._stage(name), self.loop(name), stage_folder(self.output, name), resume=resume
-            )
+            self._learn(name, resume=resume)
+
+    def _learn(self, name: str, *, resume: bool) -> None:
+        stage = replace(self._stage(name), settings=self._settings(name))
+        folder = stage_folder(self.output, name)
+        run_loop(stage, self.loop(name), folder, resume=resume, watch=self.page.update)
+        if self.processes.is_main:
+            self.page.write()
+
+    def _settings(self, name: str) -> dict[str, Any]:
+        """What the curve of a stage hangs on, beside its loop: a checkpoint of another is refused.
+
+        Not the paths: a data set may be moved.
+        """
+        tables: dict[str, Any] = {"text": self.text_config, "data": self.config.data}
+        if name == "text":
+            tables["image_tower"] = self.config.image_tower
+        elif name == "super_resolution":
+            tables = {"autoencoder": self.config.autoencoder, "upscaler": self.config.upscaler}
+        else:
+            tables |= {"autoencoder": self.config.autoencoder, "denoiser": self.config.denoiser}
+        if name == "diffusion":
+            tables["diffusion"] = self.config.diffusion
+        values = {
+            f"{table}.{key}": list(value) if isinstance(value, tuple) else value
+            for table, section in tables.items()
+            for key, value in asdict(section).items()
+            if not (table == "data" and isinstance(value, str))
+        }
+        return values | ({"model.shift": self.config.model.shift} if name == "diffusion" else {})
 
     def pair(self, *, trained: bool = True) -> ContrastivePair:
         """The contrastive pair; its text tower is the encoder of the model."""
@@ -150,16 +187,20 @@ class Training:
             draft.to(self.device)
             return draft_stage(draft, self.pair().text, self.autoencoder(), self.examples, loop)
         if name == "diffusion":
-            return diffusion_stage(
-                self.denoiser(trained=False),
-                self.pair().text,
-                self.autoencoder(),
-                self.examples,
-                loop,
-                self.config.model.shift,
-            )
+            return self._diffusion_stage(loop)
         network = self.upscaler_network(trained=False)
         return super_resolution_stage(network, self.autoencoder(), self.examples, loop)
+
+    def _diffusion_stage(self, loop: LoopConfig) -> Stage:
+        said = self.config.diffusion
+        denoiser, encoder = self.denoiser(trained=False), self.pair().text
+        autoencoder, shift = self.autoencoder(), self.config.model.shift
+        weigh = partial(velocity_weights, weighting=said.weighting, gamma=said.gamma)
+        stage = diffusion_stage(
+            denoiser, encoder, autoencoder, self.examples, loop, shift, weigh=weigh
+        )
+        sampler = Sampler(denoiser, encoder, autoencoder, self.examples, self.config.model)
+        return replace(stage, sheet=sampler)
 
     def _ready(self, module: AnyModule, trained_as: str | None) -> AnyModule:
         """On the device, with the averaged weights of a stage if one is named."""
@@ -170,13 +211,19 @@ class Training:
         return module.to(self.device)
 
     def _train_knowledge(self) -> None:
-        graph = self.examples.graph
-        if graph.dimension == 0:
-            path = Path(self.config.data.folder) / self.config.data.graph
-            train_version(path, TransEConfig(dimension=self.config.text.entity_dimension))
+        if self.examples.graph.dimension == 0:
+            if self.processes.is_main:
+                path = Path(self.config.data.folder) / self.config.data.graph
+                train_version(path, TransEConfig(dimension=self.config.text.entity_dimension))
+            self.processes.wait()
             self.examples = Examples(self.config.data, self.config.text.max_length)
 
     def _fit_autoencoder(self) -> None:
+        if self.processes.is_main:
+            self._fit_and_save_autoencoder()
+        self.processes.wait()
+
+    def _fit_and_save_autoencoder(self) -> None:
         autoencoder = PatchAutoencoder(self.config.autoencoder)
         images: Tensor = to_signed(self.examples.pictures[self.examples.train])
         logger.info("round trip on training pictures: %.2f dB", autoencoder.fit(images))

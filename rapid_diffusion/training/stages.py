@@ -1,9 +1,10 @@
 """The stages that learn by steps: a module and a loss. One loop (`loop.py`) serves them all."""
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,39 +21,69 @@ from rapid_diffusion.text.clip import ContrastivePair
 from rapid_diffusion.text.encoder import KnowledgeTextEncoder
 from rapid_diffusion.training.config import LoopConfig
 from rapid_diffusion.training.data import Examples, step_generator, to_signed
+from rapid_diffusion.training.parts import WHOLE, Part, rows_of
+from rapid_diffusion.training.processes import gather_rows
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A module that learns; `loss(step)` draws the examples of that step and gives a scalar."""
+    """A module that learns; `loss(step)` draws the examples of that step and gives a scalar.
+
+    `part_loss(step, part)` is that of a part of the batch, so that the mean over equal parts is
+    the loss; without it the stage trains in one process and in one go. With `compares`, rows are
+    compared across the batch: parts must then run at once and exchange what they have. `sheet`
+    draws pictures with the weights it is given, as PNG, and touches nothing else. A checkpoint
+    is refused where one of the `settings` was another.
+    """
 
     name: str
     module: nn.Module
     loss: Callable[[int], Tensor]
+    part_loss: Callable[[int, Part], Tensor] | None = None
+    compares: bool = False
+    sheet: Callable[[dict[str, Tensor]], bytes] | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def loss_of(self, step: int, part: Part) -> Tensor:
+        """The loss of a part of the batch of that step."""
+        return self.loss(step) if self.part_loss is None else self.part_loss(step, part)
+
+
+def _stage(name: str, module: nn.Module, part_loss: Callable[[int, Part], Tensor]) -> Stage:
+    return Stage(name, module, lambda step: part_loss(step, WHOLE), part_loss)
 
 
 def text_stage(pair: ContrastivePair, examples: Examples, loop: LoopConfig) -> Stage:
     """Contrastive: pictures against their sentences (Radford et al., 2021)."""
 
-    def loss(step: int) -> Tensor:
+    def loss(step: int, part: Part) -> Tensor:
         generator = step_generator(loop.seed, step)
         indices = examples.indices(step, loop.batch, loop.seed)
-        images = _shift(examples.picture_batch(indices), generator)
+        rows = part.rows(len(indices))
+        moves = _moves(len(indices), generator)
+        images = _shift(examples.picture_batch(indices[rows]), moves[rows])
         tokens = examples.sentences(indices, generator)
-        hidden = pair.text.encode(tokens).hidden
-        rows = torch.tensor(indices)
+        hidden = pair.text.encode(rows_of(tokens, rows)).hidden
+        pictures = torch.tensor(indices)
         empty = tokens.mask.sum(1) <= 2  # the captions that were dropped describe every picture
-        same = (rows[:, None] == rows[None, :]) | empty[None, :] | empty[:, None]
-        return pair.loss(images.to(hidden.device), hidden, same.to(hidden.device))
+        same = (pictures[:, None] == pictures[None, :]) | empty[None, :] | empty[:, None]
+        features = pair.image_features(images.to(hidden.device)), pair.text_features(hidden)
+        return pair.compare(*map(gather_rows, features), same.to(hidden.device))
 
-    return Stage("text", pair, loss)
+    return replace(_stage("text", pair, loss), compares=True)
 
 
-def _shift(images: Tensor, generator: torch.Generator, most: int = 6) -> Tensor:
-    """Move each picture by up to `most` pixels over its (white) border, and mirror half of them."""
+def _moves(count: int, generator: torch.Generator, most: int = 6) -> list[list[int]]:
+    """For each picture: pixels down, pixels to the right, and above 0 where it is mirrored."""
+    return [
+        torch.randint(-most, most + 1, (3,), generator=generator).tolist() for _ in range(count)
+    ]
+
+
+def _shift(images: Tensor, moves: list[list[int]]) -> Tensor:
+    """Roll each picture over its (white) border, and mirror some."""
     moved = []
-    for image in images:
-        down, right, mirror = torch.randint(-most, most + 1, (3,), generator=generator).tolist()
+    for image, (down, right, mirror) in zip(images, moves, strict=True):
         image = torch.roll(image, (down, right), (1, 2))
         moved.append(image.flip(2) if mirror > 0 else image)
     return torch.stack(moved)
@@ -71,14 +102,15 @@ def draft_stage(
     encoder.requires_grad_(False).eval()
     device = encoder.injection.gate.device
 
-    def loss(step: int) -> Tensor:
+    def loss(step: int, part: Part) -> Tensor:
         indices = examples.indices(step, loop.batch, loop.seed)
-        tokens = examples.sentences(indices, step_generator(loop.seed, step))
+        rows = part.rows(len(indices))
+        tokens = rows_of(examples.sentences(indices, step_generator(loop.seed, step)), rows)
         with torch.no_grad():
             sentence = encoder.encode(tokens).hidden[:, 0]
-        return functional.mse_loss(draft(sentence).float(), latents[indices].to(device))
+        return functional.mse_loss(draft(sentence).float(), latents[indices[rows]].to(device))
 
-    return Stage("draft", draft, loss)
+    return _stage("draft", draft, loss)
 
 
 def diffusion_stage(
@@ -88,12 +120,14 @@ def diffusion_stage(
     examples: Examples,
     loop: LoopConfig,
     shift: float,
+    weigh: Callable[[Tensor], Tensor] = torch.ones_like,
 ) -> Stage:
     """Flow matching on latents, the text tower and the draft fixed.
 
     Times are drawn from a logit-normal distribution (Esser et al., 2024, section 3.1), moved
     towards the noise by the `shift` that sampling uses: neighbouring latents say much the same, so
-    the shape of a drawing shows through strong noise and is decided there.
+    the shape of a drawing shows through strong noise and is decided there. `weigh` makes of the
+    times (B,) how much each row's squared error counts.
     """
     latents = encode_all(autoencoder, examples)
     encoder.requires_grad_(False).eval()
@@ -102,22 +136,24 @@ def diffusion_stage(
     device = encoder.injection.gate.device
     forward = torch.compile(denoiser) if loop.compile else denoiser
 
-    def loss(step: int) -> Tensor:
+    def loss(step: int, part: Part) -> Tensor:
         generator = step_generator(loop.seed, step)
         indices = examples.indices(step, loop.batch, loop.seed)
-        tokens = examples.sentences(indices, generator)
-        clean = latents[indices]
-        noise = torch.randn(clean.shape, generator=generator)
-        times = (torch.randn(len(indices), generator=generator) + math.log(shift)).sigmoid()
+        rows = part.rows(len(indices))
+        tokens = rows_of(examples.sentences(indices, generator), rows)
+        clean = latents[indices[rows]]
+        noise = torch.randn((len(indices), *clean.shape[1:]), generator=generator)[rows]
+        times = (torch.randn(len(indices), generator=generator) + math.log(shift)).sigmoid()[rows]
         at = times[:, None, None, None]
         noisy = ((1 - at) * clean + at * noise).contiguous(memory_format=torch.channels_last)
         with torch.no_grad():
             states = encoder.encode(tokens)
         timesteps = (TIMESTEPS * times).to(device)
         velocity = forward(noisy.to(device), timesteps, states.hidden, states.mask)
-        return functional.mse_loss(velocity.float(), (noise - clean).to(device))
+        error = (velocity.float() - (noise - clean).to(device)).square()
+        return (error.mean((1, 2, 3)) * weigh(times).to(device)).mean()
 
-    return Stage("diffusion", denoiser, loss)
+    return _stage("diffusion", denoiser, loss)
 
 
 @torch.no_grad()
@@ -148,25 +184,27 @@ def super_resolution_stage(
     scale = large.shape[1] // examples.pictures.shape[1]
     device = next(network.parameters()).device
 
-    def loss(step: int) -> Tensor:
+    def loss(step: int, part: Part) -> Tensor:
         generator = step_generator(loop.seed, step)
         indices = examples.indices(step, loop.batch, loop.seed)
+        rows = part.rows(len(indices))
         span = examples.pictures.shape[1] - CROP
         places = torch.randint(
             0, span // autoencoder.factor + 1, (len(indices), 2), generator=generator
         )
-        corners = (places * autoencoder.factor).tolist()
-        small = _crops(examples.pictures, indices, corners, 1)
-        target = _crops(large, indices, corners, scale)
+        corners = (places * autoencoder.factor).tolist()[rows]
+        small = _crops(examples.pictures, indices[rows], corners, 1)
+        target = _crops(large, indices[rows], corners, scale)
         with torch.no_grad():
             latents = autoencoder.encode(small)
+            whole = (len(indices), *latents.shape[1:])
             strength = LATENT_NOISE * torch.rand(len(indices), 1, 1, 1, generator=generator)
-            latents = latents + strength * torch.randn(latents.shape, generator=generator)
-            given = model_to_unit(autoencoder.decode(latents))
+            added = strength * torch.randn(whole, generator=generator)
+            given = model_to_unit(autoencoder.decode(latents + added[rows]))
         enlarged = network(given.to(device))
         return functional.l1_loss(enlarged.float(), model_to_unit(target).to(device))
 
-    return Stage("super_resolution", network, loss)
+    return _stage("super_resolution", network, loss)
 
 
 def _crops(

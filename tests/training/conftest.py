@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from rapid_diffusion.testing import build_micro_graph
+from rapid_diffusion.training.config import read_training_config
+from rapid_diffusion.training.run import Training
 
 CONFIG = """
 output = "{output}"
@@ -80,11 +82,26 @@ def write_config(data_folder, tmp_path):
     """`write_config(steps, output)` -> path of a configuration file."""
 
     def write(steps=4, output="run", folder=data_folder):
-        text = CONFIG.format(output=tmp_path / output, folder=folder)
-        for name in ("text", "draft", "diffusion", "super_resolution"):
-            text += LOOP.format(name=name, steps=steps)
-        path = tmp_path / f"{output}.toml"
-        path.write_text(text)
-        return path
+        return write_training(tmp_path / output, folder, steps)
 
     return write
+
+
+def write_training(output, data, steps) -> Path:
+    """The configuration `OUTPUT.toml` of a training on the data set in `data`."""
+    text = CONFIG.format(output=output, folder=data)
+    for name in ("text", "draft", "diffusion", "super_resolution"):
+        text += LOOP.format(name=name, steps=steps)
+    path = output.with_suffix(".toml")
+    path.write_text(text)
+    return path
+
+
+@pytest.fixture(scope="session")
+def begun(data_folder, tmp_path_factory):
+    """A training with a text tower, an autoencoder and a draft. Read only: copy its output."""
+    path = write_training(tmp_path_factory.mktemp("begun") / "run", data_folder, 1)
+    training = Training(read_training_config(path))
+    for stage in ("text", "autoencoder", "draft"):
+        training.train(stage, resume=True)
+    return training

@@ -76,3 +76,13 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path, name):
         read_training_config(tmp_path / name)
     assert caught.value.field == "config"
     assert str(tmp_path) in str(caught.value)
+
+
+def test_the_weighting_of_the_flow_is_read_and_checked(write_config):
+    path = write_config()
+    assert read_training_config(path).diffusion.weighting == "none"
+    path.write_text(path.read_text() + '[diffusion]\nweighting = "min_snr"\ngamma = 3\n')
+    assert vars(read_training_config(path).diffusion) == {"weighting": "min_snr", "gamma": 3}
+    path.write_text(path.read_text().replace("gamma = 3", "gamma = 0"))
+    with pytest.raises(InvalidRequestError, match=r"diffusion\.gamma: 0; allowed: more than 0"):
+        read_training_config(path)

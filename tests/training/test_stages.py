@@ -6,13 +6,13 @@ from rapid_diffusion.images.convert import model_to_unit
 from rapid_diffusion.training.config import read_training_config
 from rapid_diffusion.training.data import step_generator
 from rapid_diffusion.training.run import Training
-from rapid_diffusion.training.stages import _crops, _shift, encode_all
+from rapid_diffusion.training.stages import _crops, _moves, _shift, encode_all
 
 
 def test_shifted_pictures_are_rolled_or_mirrored_and_repeat_with_the_step():
     image = torch.arange(3.0 * 20 * 20).reshape(1, 3, 20, 20)
-    moved = [_shift(image, step_generator(0, step)) for step in range(8)]
-    assert torch.equal(moved[0], _shift(image, step_generator(0, 0)))
+    moved = [_shift(image, _moves(1, step_generator(0, step))) for step in range(8)]
+    assert torch.equal(moved[0], _shift(image, _moves(1, step_generator(0, 0))))
     assert all(torch.equal(picture.flatten().sort()[0], image.flatten()) for picture in moved)
     assert len({picture.numpy().tobytes() for picture in moved}) == 8
 
