@@ -117,7 +117,7 @@ def open_shard(shard: Path) -> BinaryIO:
         return shard.open("rb", buffering=1 << 16)
     unpacked = cast(BinaryIO, tempfile.TemporaryFile())  # noqa: SIM115  the caller closes it
     with gzip.open(shard, "rb") as packed:
-        while block := read_at(packed, unpacked.tell(), 1 << 20):
+        while block := read_at(cast(BinaryIO, packed), unpacked.tell(), 1 << 20):
             unpacked.write(block)
     return unpacked
 

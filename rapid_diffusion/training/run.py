@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
 #: As many pictures as the autoencoder is fitted to; more would not change it, but fill the memory.
-AUTOENCODER_PICTURES = 8192
+AUTOENCODER_PICTURES = 4096
 STAGES = ("knowledge", "text", "autoencoder", "draft", "diffusion", "super_resolution")
 
 

@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 #: Offset and size of each member; -1 where a row has none.
 KINDS = ("picture", "txt", "json")
-OPEN_FILES = 16
+KEPT_SHARDS = 16
 Places = NDArray[np.int64]
 
 
@@ -71,7 +71,6 @@ class ShardIndex:
         self._cache, self._refusals = cache, refusals
         self._counts: dict[int, int] = {}
         self._places: OrderedDict[int, Places] = OrderedDict()
-        self._files: OrderedDict[int, BinaryIO] = OrderedDict()
         self._lock = threading.RLock()
 
     def count(self, shard: int) -> int:
@@ -86,7 +85,7 @@ class ShardIndex:
             if shard not in self._places:
                 self._places[shard] = np.asarray(self._read(shard))
             self._places.move_to_end(shard)
-            while len(self._places) > OPEN_FILES:
+            while len(self._places) > KEPT_SHARDS:
                 self._places.popitem(last=False)
             return self._places[shard]
 
@@ -99,19 +98,15 @@ class ShardIndex:
             if offset >= 0
         }
 
-    def file(self, shard: int) -> BinaryIO:
-        """The open shard; read it under a lock."""
-        if shard not in self._files:
-            self._files[shard] = self.shards[shard].open("rb", buffering=0)
-        self._files.move_to_end(shard)
-        while len(self._files) > OPEN_FILES:
-            self._files.popitem(last=False)[1].close()
-        return self._files[shard]
+    def open(self, shard: int) -> BinaryIO:
+        """The shard, to read a row from; closed by the caller."""
+        return self.shards[shard].open("rb", buffering=0)
 
     def name(self, shard: int, row: int) -> str:
         """What a report calls a row: its shard and the name of its picture."""
         offset = int(self.places(shard)[row, 0])
-        header = read_at(self.file(shard), offset - BLOCK, 100)
+        with self.open(shard) as file:
+            header = read_at(file, offset - BLOCK, 100)
         name = header.partition(b"\0")[0].decode(errors="replace")
         return f"{self.shards[shard].name}:{printable(name)}"
 

@@ -170,7 +170,8 @@ class ShardExamples:
     def _read(self, number: int) -> _Loaded:
         shard, row = divmod(number, ROWS_PER_SHARD)
         parts = self.index.parts(shard, row)
-        captions, facts = words_of(self.index.file(shard), parts)
+        with self.index.open(shard) as file:
+            captions, facts = words_of(file, parts)
         try:
             subject = self._sentences.subject(facts)
         except (LookupError, TypeError) as error:
@@ -181,7 +182,8 @@ class ShardExamples:
     def _decode(self, number: int) -> Image.Image:
         shard, row = divmod(number, ROWS_PER_SHARD)
         member = self.index.parts(shard, row)["picture"]
-        return decode(content_of(self.index.file(shard), member))
+        with self.index.open(shard) as file:
+            return decode(content_of(file, member))
 
     def _window(self, place: int, seed: int) -> _Window:
         """The window that holds a place; the one asked for last is kept for each seed."""

@@ -1,5 +1,7 @@
 """What a person would see, whatever the file says it is."""
 
+import contextlib
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -62,10 +64,8 @@ def test_of_an_animation_the_first_frame_is_taken():
 def test_a_file_cut_anywhere_is_a_picture_or_a_named_error(kind):
     content = picture(0, kind, 24)
     for end in range(0, len(content), 97):
-        try:
+        with contextlib.suppress(RowError):
             assert decode(content[:end]).size == (24, 24)
-        except RowError as error:
-            assert str(error)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "TIFF"])
@@ -76,10 +76,8 @@ def test_a_file_with_wrong_bytes_is_a_picture_or_a_named_error(kind):
         spoiled = content.copy()
         for place in generator.integers(0, len(content), 3):
             spoiled[place] ^= int(generator.integers(1, 256))
-        try:
-            decode(bytes(spoiled))
-        except RowError as error:
-            assert str(error)
+        with contextlib.suppress(RowError):
+            assert decode(bytes(spoiled)).mode == "RGB"
 
 
 @pytest.mark.parametrize("name", sorted(BROKEN_FILES))

@@ -69,7 +69,9 @@ def test_a_broken_line_is_named_and_spoils_no_other(tmp_path, line, reason):
 
 def test_a_pair_joins_pictures_and_sentences_in_any_order(tmp_path):
     (tmp_path / "x.text.tsv").write_text("image_id\ttext\n2\t狗\n1\t猫\n2\t大狗\n3\t鱼\n")
-    found = rows_of(tmp_path / "x.img.tsv", f"image_id\timage\n1\t{PLAIN}\n2\t{PLAIN}\n4\t{PLAIN}\n")
+    found = rows_of(
+        tmp_path / "x.img.tsv", f"image_id\timage\n1\t{PLAIN}\n2\t{PLAIN}\n4\t{PLAIN}\n"
+    )
     assert [(row.captions, row.facts) for row in found[:2]] == [
         (("猫",), {"id": "1"}),
         (("狗", "大狗"), {"id": "2"}),
