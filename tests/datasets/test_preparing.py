@@ -79,7 +79,7 @@ def test_nothing_is_left_of_a_run_that_failed(tmp_path):
 
 def test_rows_that_are_all_broken_say_why(tmp_path):
     broken = [Row(b"", ("猫",), {}, "row 0")]
-    with pytest.raises(InvalidRequestError, match="no sound row.*row 0: the picture is empty"):
+    with pytest.raises(InvalidRequestError, match=r"no sound row.*row 0: the picture is empty"):
         prepare(broken, tmp_path / "out", PrepareOptions(**SIZES))
     assert list(tmp_path.iterdir()) == []
 
