@@ -37,25 +37,38 @@ class Examples:
     """Pictures, their captions as tokens, and the entity vectors of the graph.
 
     `output` is the training's folder: latents are kept below it; None keeps nothing on disk.
+    A model that learns on brings its `tokenizer` and `graph`, and perhaps `rows` that were changed
+    to fit it; else all three come from the data folder.
+
     Raises `CheckpointError` naming the file that is missing or does not fit the others.
     """
 
-    def __init__(self, config: DataConfig, max_length: int, output: Path | None = None) -> None:
+    def __init__(
+        self,
+        config: DataConfig,
+        max_length: int,
+        output: Path | None = None,
+        *,
+        tokenizer: TextTokenizer | None = None,
+        graph: KnowledgeGraph | None = None,
+        rows: list[dict[str, Any]] | None = None,
+    ) -> None:
         folder = Path(config.folder)
         self.config = config
         self.output = output
-        self.rows = read_rows(folder / "metadata.jsonl")
+        self.rows = read_rows(folder / "metadata.jsonl") if rows is None else rows
         self.pictures = _read_pictures(folder / config.pictures, len(self.rows))
         self.large_path = folder / config.large_pictures
-        self.graph = open_graph(folder / config.graph)
+        self.graph = open_graph(folder / config.graph) if graph is None else graph
         self.train = [i for i, row in enumerate(self.rows) if row.get("split", "train") == "train"]
         if not self.train:
             raise CheckpointError(folder / "metadata.jsonl", "no row of the split `train`")
         self.held_out = [i for i, row in enumerate(self.rows) if row.get("split") == "held_out"]
         captions = [row["captions"] for row in self.rows]
-        self.tokenizer = TextTokenizer.from_vocabulary(
-            vocabulary_of([c for i in self.train for c in captions[i]]), max_length
-        )
+        if tokenizer is None:
+            words = vocabulary_of([c for i in self.train for c in captions[i]])
+            tokenizer = TextTokenizer.from_vocabulary(words, max_length)
+        self.tokenizer = tokenizer
         self._sentences = Sentences(config, self.graph, self.tokenizer)
         self.first = np.cumsum([0, *[len(group) for group in captions]])
         subjects = [self._sentences.subject(row) for row in self.rows]
@@ -86,6 +99,16 @@ class Examples:
         """Up to `most` pictures of the training, evenly spread: (N, 3, H, W) in [-1, 1]."""
         step = -(-len(self.train) // most)
         return to_signed(self.pictures[self.train[::step]])
+
+    def fixed_rows(self, count: int) -> list[int]:
+        """Up to `count` rows to look at again and again, spread over the held-out ones if any."""
+        rows = self.held_out or self.train
+        places = np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int)
+        return [rows[place] for place in places]
+
+    def first_texts(self, indices: list[int]) -> list[str]:
+        """The first caption of each row, as it was written."""
+        return [str(self.rows[index]["captions"][0]) for index in indices]
 
     def indices(self, step: int, batch: int, seed: int) -> list[int]:
         """The pictures of a step: each pass over the data is its own permutation."""

@@ -134,7 +134,7 @@ class ShardIndex:
     def _scan(self, shard: int) -> Places:
         """Read a shard's headers; what is no row is refused by name."""
         path, rows, keys = self.shards[shard], [], set()
-        with path.open("rb", buffering=1 << 16) as file:
+        with path.open("rb", buffering=1 << 12) as file:
             for sample in whole_samples(file, path.name):
                 if isinstance(sample, Problem):
                     self._refusals.add(sample)

@@ -105,8 +105,15 @@ class ShardExamples:
 
     def some_pictures(self, most: int) -> Tensor:
         """The first pictures of an epoch of their own, `most` or all: (N, 3, H, W) in [-1, 1]."""
-        window = self._window(0, mixed_seed(0))
-        return self.picture_batch(window.rows[:most].tolist())
+        return self.picture_batch(self.fixed_rows(most))
+
+    def fixed_rows(self, count: int) -> list[int]:
+        """The same rows each time: the first of an epoch of their own, `count` or one window."""
+        return [int(row) for row in self._window(0, mixed_seed(0)).rows[:count]]
+
+    def first_texts(self, indices: list[int]) -> list[str]:
+        """The first caption of each row, as it was written."""
+        return [self._row(index)[1].captions[0] for index in indices]
 
     def indices(self, step: int, batch: int, seed: int) -> list[int]:
         """The rows of a step; equal numbers are the same row."""

@@ -103,6 +103,13 @@ def test_the_first_step_reads_a_few_shards_only(folder):
     assert len(examples.index._counts) == streaming.WINDOW < SHARDS
 
 
+def test_fixed_rows_are_the_same_each_time(folder):
+    one, two = (plain(folder) for _ in range(2))
+    rows = one.fixed_rows(4)
+    assert rows == two.fixed_rows(4)
+    assert all(text.startswith("老虎") for text in one.first_texts(rows))
+
+
 def test_pictures_and_sentences_are_of_the_same_row(folder):
     examples = plain(folder)
     indices = [i for i in examples.indices(0, 30, 0) if number_of(i) not in (7, 12)]
