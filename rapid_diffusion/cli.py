@@ -1,4 +1,4 @@
-"""`rapid-diffusion generate | train | evaluate | serve | inspect | doctor`.
+"""`rapid-diffusion generate | train | data | evaluate | serve | inspect | doctor`.
 
 Data goes to stdout, log lines and progress bars to stderr. An error is one line on stderr and an
 exit code of `EXIT_CODES`.
@@ -13,6 +13,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from rapid_diffusion.commands.data import data
 from rapid_diffusion.commands.doctor import doctor
 from rapid_diffusion.commands.evaluate import evaluate
 from rapid_diffusion.commands.generate import generate
@@ -45,6 +46,7 @@ app = typer.Typer(
 )
 for command in (generate, train, evaluate, serve, inspect, doctor):
     app.command(epilog=EPILOG)(command)
+app.add_typer(data, name="data")
 
 
 @app.callback()

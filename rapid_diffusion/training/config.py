@@ -17,7 +17,11 @@ Section = TypeVar("Section")
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Where the pictures, sentences and graph lie, and how sentences are varied."""
+    """Where the pictures, sentences and graph lie, and how sentences are varied.
+
+    With `shards` (a pattern of tar files, below `folder` or absolute) the rows come from there, at
+    `size` and `large_size` pixels, with the characters of the text file `vocabulary`.
+    """
 
     folder: str
     pictures: str = "pictures_64.npy"
@@ -27,6 +31,10 @@ class DataConfig:
     link_dropout: float = 0.3
     surface_dropout: float = 0.15
     upscaler_from: str = ""
+    shards: str = ""
+    vocabulary: str = ""
+    size: int = 64
+    large_size: int = 256
 
 
 @dataclass(frozen=True)

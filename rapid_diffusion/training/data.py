@@ -6,7 +6,6 @@ exactly the examples it would have seen.
 
 import hashlib
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +17,9 @@ from torch import Tensor
 from knowledge.errors import KnowledgeError
 from knowledge.graph import KnowledgeGraph
 from rapid_diffusion.errors import CheckpointError
-from rapid_diffusion.text.entities import graph_vectors
-from rapid_diffusion.text.tokens import SPECIAL, EntitySpan, TextTokenizer, Tokens
+from rapid_diffusion.text.tokens import SPECIAL, TextTokenizer, Tokens
 from rapid_diffusion.training.config import DataConfig
-
-NO_ENTITY = -1
+from rapid_diffusion.training.sentences import Sentences
 
 
 def step_generator(seed: int, step: int) -> torch.Generator:
@@ -36,40 +33,59 @@ def mixed_seed(*numbers: int) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest())
 
 
-@dataclass(frozen=True)
-class Captions:
-    """Every caption once: ids and entities (N, L), and whether an entity is the picture's own."""
-
-    ids: Tensor
-    mask: Tensor
-    entities: Tensor
-    own: Tensor
-
-
 class Examples:
     """Pictures, their captions as tokens, and the entity vectors of the graph.
+
+    `output` is the training's folder: latents are kept below it; None keeps nothing on disk.
+    A model that learns on brings its `tokenizer` and `graph`, and perhaps `rows` that were changed
+    to fit it; else all three come from the data folder.
 
     Raises `CheckpointError` naming the file that is missing or does not fit the others.
     """
 
-    def __init__(self, config: DataConfig, max_length: int) -> None:
+    def __init__(
+        self,
+        config: DataConfig,
+        max_length: int,
+        output: Path | None = None,
+        *,
+        tokenizer: TextTokenizer | None = None,
+        graph: KnowledgeGraph | None = None,
+        rows: list[dict[str, Any]] | None = None,
+    ) -> None:
         folder = Path(config.folder)
         self.config = config
-        self.rows = read_rows(folder / "metadata.jsonl")
+        self.output = output
+        self.rows = read_rows(folder / "metadata.jsonl") if rows is None else rows
         self.pictures = _read_pictures(folder / config.pictures, len(self.rows))
         self.large_path = folder / config.large_pictures
-        self.graph = _open_graph(folder / config.graph)
-        self.vectors = graph_vectors(self.graph)
+        self.graph = open_graph(folder / config.graph) if graph is None else graph
         self.train = [i for i, row in enumerate(self.rows) if row.get("split", "train") == "train"]
         if not self.train:
             raise CheckpointError(folder / "metadata.jsonl", "no row of the split `train`")
         self.held_out = [i for i, row in enumerate(self.rows) if row.get("split") == "held_out"]
         captions = [row["captions"] for row in self.rows]
-        self.tokenizer = TextTokenizer.from_vocabulary(
-            vocabulary_of([c for i in self.train for c in captions[i]]), max_length
-        )
+        if tokenizer is None:
+            words = vocabulary_of([c for i in self.train for c in captions[i]])
+            tokenizer = TextTokenizer.from_vocabulary(words, max_length)
+        self.tokenizer = tokenizer
+        self._sentences = Sentences(config, self.graph, self.tokenizer)
         self.first = np.cumsum([0, *[len(group) for group in captions]])
-        self.captions = self._tokenise([text for group in captions for text in group])
+        subjects = [self._sentences.subject(row) for row in self.rows]
+        self.captions = self._sentences.tokenise(
+            [text for group in captions for text in group],
+            np.repeat(subjects, np.diff(self.first)).tolist(),
+        )
+
+    @property
+    def side(self) -> int:
+        """Side of the pictures in pixels."""
+        return int(self.pictures.shape[1])
+
+    @property
+    def large_side(self) -> int:
+        """Side of the large pictures in pixels."""
+        return int(self.large_pictures().shape[1])
 
     def large_pictures(self) -> NDArray[np.uint8]:
         """The same pictures at the size the upscaler aims at, mapped from disk."""
@@ -78,6 +94,21 @@ class Examples:
     def picture_batch(self, indices: list[int]) -> Tensor:
         """(B, 3, H, W) in [-1, 1]."""
         return to_signed(self.pictures[indices])
+
+    def some_pictures(self, most: int) -> Tensor:
+        """Up to `most` pictures of the training, evenly spread: (N, 3, H, W) in [-1, 1]."""
+        step = -(-len(self.train) // most)
+        return to_signed(self.pictures[self.train[::step]])
+
+    def fixed_rows(self, count: int) -> list[int]:
+        """Up to `count` rows to look at again and again, spread over the held-out ones if any."""
+        rows = self.held_out or self.train
+        places = np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int)
+        return [rows[place] for place in places]
+
+    def first_texts(self, indices: list[int]) -> list[str]:
+        """The first caption of each row, as it was written."""
+        return [str(self.rows[index]["captions"][0]) for index in indices]
 
     def indices(self, step: int, batch: int, seed: int) -> list[int]:
         """The pictures of a step: each pass over the data is its own permutation."""
@@ -91,58 +122,15 @@ class Examples:
 
     def sentences(self, indices: list[int], generator: torch.Generator) -> Tokens:
         """A caption for each picture, some without links, some without the words, some empty."""
-        config = self.config
         picks = torch.rand(len(indices), generator=generator).numpy()
         counts = self.first[[i + 1 for i in indices]] - self.first[indices]
         numbers = torch.from_numpy(self.first[indices] + (picks * counts).astype(np.int64))
-        ids, mask = self.captions.ids[numbers], self.captions.mask[numbers]
-        entities = self.captions.entities[numbers]
-        chance = torch.rand(3, len(indices), 1, generator=generator)
-        hidden_words = (chance[0] < config.surface_dropout) & self.captions.own[numbers]
-        ids = torch.where(hidden_words, self._other_words(ids, generator), ids)
-        without = (chance[1] < config.link_dropout) & (chance[0] >= config.surface_dropout)
-        entities = torch.where(without, NO_ENTITY, entities)
-        empty = chance[2] < config.caption_dropout
-        blank = self.tokenizer([""], [[]], 1)
-        ids, mask = torch.where(empty, blank.ids, ids), torch.where(empty, blank.mask, mask)
-        entities = torch.where(empty, NO_ENTITY, entities)
-        return Tokens(ids, mask, self.vectors[entities], [None] * len(indices))
+        return self._sentences.vary(self.captions.at(numbers), generator)
 
     def first_captions(self, indices: list[int], *, knowledge: bool = True) -> Tokens:
         """The plain caption of each picture, as a user would type it."""
         numbers = torch.from_numpy(self.first[indices])
-        entities = self.captions.entities[numbers]
-        if not knowledge:
-            entities = torch.full_like(entities, NO_ENTITY)
-        mask = self.captions.mask[numbers]
-        vectors = self.vectors[entities]
-        return Tokens(self.captions.ids[numbers], mask, vectors, [None] * len(indices))
-
-    def _other_words(self, ids: Tensor, generator: torch.Generator) -> Tensor:
-        """Unknown or random pieces: what an alias never seen before looks like."""
-        random = torch.randint(len(SPECIAL), len(self.tokenizer), ids.shape, generator=generator)
-        unknown = torch.rand(len(ids), 1, generator=generator) < 0.5
-        return torch.where(unknown, SPECIAL.index("[UNK]"), random)
-
-    def _tokenise(self, texts: list[str]) -> Captions:
-        """Link and tokenise each text; places carry entity number + 1 through the tokenizer."""
-        owners = np.repeat(np.arange(len(self.rows)), np.diff(self.first))
-        spans = [
-            [
-                EntitySpan(
-                    torch.tensor([link.entity + 1.0], dtype=torch.float64), link.start, link.end
-                )
-                for link in self.graph.link(text)
-            ]
-            for text in texts
-        ]
-        tokens = self.tokenizer(texts, spans, 1)
-        entities = tokens.entity_vectors[..., 0].long() - 1
-        subjects = torch.tensor([self._subject(row) for row in self.rows])[torch.from_numpy(owners)]
-        return Captions(tokens.ids, tokens.mask, entities, entities == subjects[:, None])
-
-    def _subject(self, row: dict[str, Any]) -> int:
-        return self.graph.entity(row["entity"]) if "entity" in row else NO_ENTITY - 1
+        return self._sentences.plain(self.captions.at(numbers), knowledge=knowledge)
 
 
 def vocabulary_of(captions: list[str]) -> list[str]:
@@ -157,7 +145,8 @@ def to_signed(pictures: NDArray[np.uint8]) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def _open_graph(path: Path) -> KnowledgeGraph:
+def open_graph(path: Path) -> KnowledgeGraph:
+    """The graph of a data folder; `CheckpointError` names the folder where there is none."""
     try:
         return KnowledgeGraph.open(path)
     except KnowledgeError as error:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from knowledge.training import train_version
 from knowledge.transe import TransEConfig
@@ -23,7 +23,7 @@ from rapid_diffusion.super_resolution.upscaler import Upscaler
 from rapid_diffusion.text.clip import ContrastivePair
 from rapid_diffusion.text.encoder import build_text_encoder
 from rapid_diffusion.training.config import LoopConfig, TrainingConfig, read_training_config
-from rapid_diffusion.training.data import Examples, to_signed
+from rapid_diffusion.training.latents import open_examples
 from rapid_diffusion.training.loop import averaged_weights, run_loop, save_weights
 from rapid_diffusion.training.page import ProgressPage
 from rapid_diffusion.training.processes import join_processes, leave_processes
@@ -41,6 +41,8 @@ from rapid_diffusion.training.weighting import velocity_weights
 logger = logging.getLogger(__name__)
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
+#: As many pictures as the autoencoder is fitted to; more would not change it, but fill the memory.
+AUTOENCODER_PICTURES = 4096
 STAGES = ("knowledge", "text", "autoencoder", "draft", "diffusion", "super_resolution")
 
 
@@ -70,7 +72,7 @@ class Training:
     def __init__(self, config: TrainingConfig) -> None:
         self.config = config
         self.output = Path(config.output)
-        self.examples = Examples(config.data, config.text.max_length)
+        self.examples = open_examples(config.data, config.text.max_length, self.output)
         self.processes = join_processes()
         self.device = self.processes.device
         self.page = ProgressPage(self.output, config.model.name, sample_captions(self.examples))
@@ -216,7 +218,9 @@ class Training:
                 path = Path(self.config.data.folder) / self.config.data.graph
                 train_version(path, TransEConfig(dimension=self.config.text.entity_dimension))
             self.processes.wait()
-            self.examples = Examples(self.config.data, self.config.text.max_length)
+            self.examples = open_examples(
+                self.config.data, self.config.text.max_length, self.output
+            )
 
     def _fit_autoencoder(self) -> None:
         if self.processes.is_main:
@@ -225,6 +229,6 @@ class Training:
 
     def _fit_and_save_autoencoder(self) -> None:
         autoencoder = PatchAutoencoder(self.config.autoencoder)
-        images: Tensor = to_signed(self.examples.pictures[self.examples.train])
+        images = self.examples.some_pictures(AUTOENCODER_PICTURES)
         logger.info("round trip on training pictures: %.2f dB", autoencoder.fit(images))
         save_weights(stage_folder(self.output, "autoencoder"), autoencoder.state_dict())

@@ -20,9 +20,11 @@ from rapid_diffusion.images.convert import model_to_unit
 from rapid_diffusion.text.clip import ContrastivePair
 from rapid_diffusion.text.encoder import KnowledgeTextEncoder
 from rapid_diffusion.training.config import LoopConfig
-from rapid_diffusion.training.data import Examples, step_generator, to_signed
+from rapid_diffusion.training.data import step_generator, to_signed
+from rapid_diffusion.training.latents import AnyExamples, open_latents
 from rapid_diffusion.training.parts import WHOLE, Part, rows_of
 from rapid_diffusion.training.processes import gather_rows
+from rapid_diffusion.training.streaming import ShardPictures
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ def _stage(name: str, module: nn.Module, part_loss: Callable[[int, Part], Tensor
     return Stage(name, module, lambda step: part_loss(step, WHOLE), part_loss)
 
 
-def text_stage(pair: ContrastivePair, examples: Examples, loop: LoopConfig) -> Stage:
+def text_stage(pair: ContrastivePair, examples: AnyExamples, loop: LoopConfig) -> Stage:
     """Contrastive: pictures against their sentences (Radford et al., 2021)."""
 
     def loss(step: int, part: Part) -> Tensor:
@@ -93,12 +95,12 @@ def draft_stage(
     draft: SentenceDraft,
     encoder: KnowledgeTextEncoder,
     autoencoder: Autoencoder,
-    examples: Examples,
+    examples: AnyExamples,
     loop: LoopConfig,
 ) -> Stage:
     """Regression: from a sentence to the mean latents of the pictures it describes."""
-    latents = encode_all(autoencoder, examples)
-    draft.start_from(latents[examples.train].mean(0))
+    latents = open_latents(autoencoder, examples)
+    draft.start_from(latents.mean())
     encoder.requires_grad_(False).eval()
     device = encoder.injection.gate.device
 
@@ -117,7 +119,7 @@ def diffusion_stage(
     denoiser: Denoiser,
     encoder: KnowledgeTextEncoder,
     autoencoder: Autoencoder,
-    examples: Examples,
+    examples: AnyExamples,
     loop: LoopConfig,
     shift: float,
     weigh: Callable[[Tensor], Tensor] = torch.ones_like,
@@ -129,7 +131,7 @@ def diffusion_stage(
     the shape of a drawing shows through strong noise and is decided there. `weigh` makes of the
     times (B,) how much each row's squared error counts.
     """
-    latents = encode_all(autoencoder, examples)
+    latents = open_latents(autoencoder, examples)
     encoder.requires_grad_(False).eval()
     if denoiser.draft is not None:
         denoiser.draft.requires_grad_(False)
@@ -156,24 +158,13 @@ def diffusion_stage(
     return _stage("diffusion", denoiser, loss)
 
 
-@torch.no_grad()
-def encode_all(autoencoder: Autoencoder, examples: Examples, batch: int = 64) -> Tensor:
-    """The latents of every picture (N, C, h, w)."""
-    numbers = list(range(len(examples.rows)))
-    parts = [
-        autoencoder.encode(examples.picture_batch(numbers[start : start + batch]))
-        for start in range(0, len(numbers), batch)
-    ]
-    return torch.cat(parts)
-
-
 #: Noise on the latents an upscaler learns from: about what twenty steps of sampling leave.
 LATENT_NOISE = 0.25
 CROP = 32
 
 
 def super_resolution_stage(
-    network: nn.Module, autoencoder: Autoencoder, examples: Examples, loop: LoopConfig
+    network: nn.Module, autoencoder: Autoencoder, examples: AnyExamples, loop: LoopConfig
 ) -> Stage:
     """Small pictures as the autoencoder and the denoiser leave them -> large ones as drawn.
 
@@ -181,14 +172,15 @@ def super_resolution_stage(
     clean what generated latents have and real ones have not.
     """
     large = examples.large_pictures()
-    scale = large.shape[1] // examples.pictures.shape[1]
+    small_side = examples.side
+    scale = examples.large_side // small_side
     device = next(network.parameters()).device
 
     def loss(step: int, part: Part) -> Tensor:
         generator = step_generator(loop.seed, step)
         indices = examples.indices(step, loop.batch, loop.seed)
         rows = part.rows(len(indices))
-        span = examples.pictures.shape[1] - CROP
+        span = small_side - CROP
         places = torch.randint(
             0, span // autoencoder.factor + 1, (len(indices), 2), generator=generator
         )
@@ -208,7 +200,10 @@ def super_resolution_stage(
 
 
 def _crops(
-    pictures: NDArray[np.uint8], indices: list[int], corners: list[list[int]], scale: int
+    pictures: NDArray[np.uint8] | ShardPictures,
+    indices: list[int],
+    corners: list[list[int]],
+    scale: int,
 ) -> Tensor:
     """The square of `CROP` pixels at each corner, in pictures that are `scale` times larger."""
     side = CROP * scale

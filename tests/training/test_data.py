@@ -45,6 +45,11 @@ def test_the_examples_of_a_step_depend_on_the_step_alone(examples, data_folder):
     assert torch.equal(one.entity_vectors, other.entity_vectors)
 
 
+def test_fixed_rows_are_held_out_ones(examples):
+    assert examples.fixed_rows(3) == [11]
+    assert examples.first_texts([0, 11]) == ["一个老虎", "一个红苹果"]
+
+
 def test_another_seed_shows_the_pictures_in_another_order(examples):
     assert examples.indices(7, 5, 0) != examples.indices(7, 5, 1)
 

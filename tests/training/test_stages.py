@@ -5,8 +5,9 @@ import torch
 from rapid_diffusion.images.convert import model_to_unit
 from rapid_diffusion.training.config import read_training_config
 from rapid_diffusion.training.data import step_generator
+from rapid_diffusion.training.latents import encode_all
 from rapid_diffusion.training.run import Training
-from rapid_diffusion.training.stages import _crops, _moves, _shift, encode_all
+from rapid_diffusion.training.stages import _crops, _moves, _shift
 
 
 def test_shifted_pictures_are_rolled_or_mirrored_and_repeat_with_the_step():

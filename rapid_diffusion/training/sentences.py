@@ -1,0 +1,94 @@
+"""Sentences as a training shows them: linked, tokenised, and varied anew at every step."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from knowledge.graph import KnowledgeGraph
+from rapid_diffusion.text.entities import graph_vectors
+from rapid_diffusion.text.tokens import SPECIAL, EntitySpan, TextTokenizer, Tokens
+from rapid_diffusion.training.config import DataConfig
+
+NO_ENTITY = -1
+
+
+@dataclass(frozen=True)
+class Captions:
+    """Captions as numbers: ids, mask and entities (N, L), and whether an entity is the row's own.
+
+    An entity is its number in the graph, or `NO_ENTITY`.
+    """
+
+    ids: Tensor
+    mask: Tensor
+    entities: Tensor
+    own: Tensor
+
+    def at(self, numbers: Tensor) -> "Captions":
+        """Those captions, in that order."""
+        return Captions(
+            self.ids[numbers], self.mask[numbers], self.entities[numbers], self.own[numbers]
+        )
+
+
+class Sentences:
+    """One tokenizer, one graph, and the chances with which words and links are left out."""
+
+    def __init__(self, config: DataConfig, graph: KnowledgeGraph, tokenizer: TextTokenizer) -> None:
+        self.config = config
+        self.graph = graph
+        self.tokenizer = tokenizer
+        self.vectors = graph_vectors(graph)
+
+    def tokenise(self, texts: Sequence[str], subjects: Sequence[int]) -> Captions:
+        """Link and tokenise; `subjects[i]` is the entity that the picture of `texts[i]` shows."""
+        # Places carry entity number + 1 through the tokenizer.
+        spans = [
+            [
+                EntitySpan(
+                    torch.tensor([link.entity + 1.0], dtype=torch.float64), link.start, link.end
+                )
+                for link in self.graph.link(text)
+            ]
+            for text in texts
+        ]
+        tokens = self.tokenizer(texts, spans, 1)
+        entities = tokens.entity_vectors[..., 0].long() - 1
+        own = entities == torch.tensor(subjects)[:, None]
+        return Captions(tokens.ids, tokens.mask, entities, own)
+
+    def subject(self, row: dict[str, Any]) -> int:
+        """The entity a row's picture shows: its key under `entity`; no entity equals none."""
+        return self.graph.entity(row["entity"]) if "entity" in row else NO_ENTITY - 1
+
+    def vary(self, captions: Captions, generator: torch.Generator) -> Tokens:
+        """Some without links, some without the entity's words, some empty."""
+        config, count = self.config, len(captions.ids)
+        ids, mask, entities = captions.ids, captions.mask, captions.entities
+        chance = torch.rand(3, count, 1, generator=generator)
+        hidden_words = (chance[0] < config.surface_dropout) & captions.own
+        ids = torch.where(hidden_words, self._other_words(ids, generator), ids)
+        without = (chance[1] < config.link_dropout) & (chance[0] >= config.surface_dropout)
+        entities = torch.where(without, NO_ENTITY, entities)
+        empty = chance[2] < config.caption_dropout
+        blank = self.tokenizer([""], [[]], 1)
+        ids, mask = torch.where(empty, blank.ids, ids), torch.where(empty, blank.mask, mask)
+        entities = torch.where(empty, NO_ENTITY, entities)
+        return Tokens(ids, mask, self.vectors[entities], [None] * count)
+
+    def plain(self, captions: Captions, *, knowledge: bool = True) -> Tokens:
+        """As a user would type them, with their links or without."""
+        entities = captions.entities
+        if not knowledge:
+            entities = torch.full_like(entities, NO_ENTITY)
+        vectors = self.vectors[entities]
+        return Tokens(captions.ids, captions.mask, vectors, [None] * len(captions.ids))
+
+    def _other_words(self, ids: Tensor, generator: torch.Generator) -> Tensor:
+        """Unknown or random pieces: what an alias never seen before looks like."""
+        random = torch.randint(len(SPECIAL), len(self.tokenizer), ids.shape, generator=generator)
+        unknown = torch.rand(len(ids), 1, generator=generator) < 0.5
+        return torch.where(unknown, SPECIAL.index("[UNK]"), random)
