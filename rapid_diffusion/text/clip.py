@@ -95,7 +95,12 @@ def _read_config(path: Path) -> ImageTowerConfig:
     known = {item.name for item in fields(ImageTowerConfig)}
     if set(values) != known:
         raise CheckpointError(path, f"has {sorted(values)}; {sorted(known)} are wanted")
-    return ImageTowerConfig(tuple(values["widths"]), tuple(values["depths"]), values["embedding"])
+    widths, depths, embedding = values["widths"], values["depths"], values["embedding"]
+    if not isinstance(widths, list) or not isinstance(depths, list):
+        raise CheckpointError(path, f"widths {widths!r} and depths {depths!r}; lists are wanted")
+    if not all(type(number) is int and number > 0 for number in (*widths, *depths, embedding)):
+        raise CheckpointError(path, f"{values}; whole numbers above 0 are wanted")
+    return ImageTowerConfig(tuple(widths), tuple(depths), embedding)
 
 
 def _build_image_tower(config: ImageTowerConfig) -> nn.Module:

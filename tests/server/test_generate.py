@@ -219,3 +219,14 @@ def test_metrics_count_and_never_hold_a_prompt(client: httpx.Client) -> None:
     assert "t2i_knowledge_version_info" in text
     assert "老虎" not in text
     assert "secret-id" not in text
+
+
+def test_the_best_of_several_comes_with_its_seed_and_all_scores(client: httpx.Client) -> None:
+    body = client.post("/generate", json=TIGER | {"num_candidates": 3}).json()
+    picture = body["data"][0]
+    choice = picture["candidates"]
+    assert (choice["count"], choice["seeds"][0]) == (3, 42)
+    assert choice["scores"][choice["chosen"]] == max(choice["scores"])
+    assert picture["seed"] == choice["seeds"][choice["chosen"]]
+    alone = client.post("/generate", json=TIGER | {"seed": picture["seed"]}).json()["data"][0]
+    assert alone["pixel_sha256"] == picture["pixel_sha256"]
