@@ -41,6 +41,8 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=10**9, help="at most so many a run")
     parser.add_argument("--out", type=Path, default=Path("docs/results/best-of.json"))
     options = parser.parse_args()
+    if options.candidates < 2:
+        parser.error(f"--candidates {options.candidates}; allowed: 2 to 16")
     pipeline = RapidDiffusionPipeline.from_pretrained(options.model)
     recognition = Recognition(options.data)
     plan = recognition.plan(options.seeds)

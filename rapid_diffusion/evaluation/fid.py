@@ -120,6 +120,13 @@ def _mean_of_pairs(kernels: Features, counts: Features) -> float:
 
 
 def resampled(count: int, rounds: int, seed: int = 0) -> NDArray[np.int64]:
-    """How often each of `count` pictures is taken in each round (rounds, count)."""
+    """How often each of `count` pictures is taken in each round (rounds, count).
+
+    At least two different ones are: one alone has no pairs.
+    """
     generator = np.random.default_rng(seed)
-    return generator.multinomial(count, np.full(count, 1 / count), rounds)
+    kept = np.zeros((0, count), dtype=np.int64)
+    while len(kept) < rounds:
+        drawn = generator.multinomial(count, np.full(count, 1 / count), rounds)
+        kept = np.concatenate([kept, drawn[drawn.max(1) < count]])
+    return kept[:rounds]

@@ -107,6 +107,7 @@ def test_weights_count_pictures_as_often_as_they_say():
     distance = KernelDistance(first, second)
     assert distance.value(ones, ones) == pytest.approx(distance.value())
     assert resampled(6, 3).sum(1).tolist() == [6, 6, 6]
+    assert resampled(2, 3).tolist() == [[1, 1]] * 3
 
 
 @pytest.mark.parametrize(

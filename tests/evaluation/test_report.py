@@ -2,13 +2,15 @@
 
 import json
 import re
+from html import unescape
 from html.parser import HTMLParser
 
 import pytest
 
 from rapid_diffusion import CheckpointError, InvalidRequestError, OutputError, cli
-from rapid_diffusion.evaluation import run, writing
+from rapid_diffusion.evaluation import run
 from rapid_diffusion.evaluation.page import shown
+from rapid_diffusion.evaluation.writing import write_report
 
 SECTIONS = [
     "retrieval",
@@ -61,7 +63,7 @@ def rows_of(report, section, table=0):
 
 
 def test_every_number_of_the_page_is_that_of_the_json_and_none_is_missing(report, page):
-    assert {path: shown(find(report, path)) for path in page.said} == page.said
+    assert {path: unescape(shown(find(report, path))) for path in page.said} == page.said
     wanted = {
         f"sections/{name}/tables/{number}/rows/{place}/{key}"
         for name, section in report["sections"].items()
@@ -143,15 +145,21 @@ def test_knowledge_is_measured_on_aliases_and_names(report):
     ]
 
 
-def test_captions_pictures_and_a_split_are_enough(plain_folder, micro_model_folder, tmp_path):
-    sections = run(micro_model_folder, plain_folder, tmp_path, seeds=2, pictures=3)["sections"]
+def test_captions_pictures_and_a_split_are_enough(
+    plain_folder, micro_model_folder, tmp_path, capsys
+):
+    command = ["evaluate", str(micro_model_folder), "--data", str(plain_folder)]
+    assert cli.run([*command, "--out", str(tmp_path), "--seeds", "2", "--pictures", "3"]) == 0
+    files = [tmp_path / "report.html", tmp_path / "report.json"]
+    assert capsys.readouterr().out.splitlines() == [str(file) for file in files]
+    text, report = (file.read_text(encoding="utf-8") for file in files)
+    sections = json.loads(report)["sections"]
     missing = {name for name, section in sections.items() if "missing" in section}
     assert missing == {"retrieval", "entity_types"}
+    assert text.count("Not measured:") == 2
     assert "do not say what they show" in sections["retrieval"]["missing"]
     assert "no `real`" in sections["diversity"]["notes"][0]
     assert next(iter(rows_of({"sections": sections}, "knowledge"))) == "trained pairs, on"
-    text = (tmp_path / "report.html").read_text(encoding="utf-8")
-    assert text.count("Not measured:") == 2
 
 
 def test_what_a_model_lacks_is_named(plain_folder, micro_pipeline, tmp_path):
@@ -160,22 +168,19 @@ def test_what_a_model_lacks_is_named(plain_folder, micro_pipeline, tmp_path):
     bare.model.graph = bare.model.pair = None
     bare.save_pretrained(folder)
     sections = run(folder, plain_folder, tmp_path / "out", seeds=1, pictures=2)["sections"]
-    assert "no image tower" in sections["clip_score"]["missing"]
+    assert "has an image tower" in sections["clip_score"]["missing"]
     assert "no model here has a knowledge graph" in sections["knowledge"]["missing"]
 
 
-def test_a_report_that_cannot_be_finished_leaves_the_old_one(
-    micro_model_folder, plain_folder, tmp_path, monkeypatch
-):
-    for name in ("report.json", "report.html"):
-        (tmp_path / name).write_text("old")
-    monkeypatch.setattr(writing, "render_page", lambda *_: "\ud800")  # not to be written as UTF-8
+def test_a_report_that_cannot_be_finished_leaves_the_old_one(tmp_path):
+    write_report(tmp_path, {"format": 0}, "old")
     with pytest.raises(UnicodeEncodeError):
-        run(micro_model_folder, plain_folder, tmp_path, seeds=1, pictures=2)
-    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
-        "report.json": "old",
-        "report.html": "old",
-    }
+        write_report(tmp_path, {"format": 1}, "half a character: \ud800")
+    with pytest.raises(ValueError, match="nan"):
+        write_report(tmp_path, {"format": float("nan")}, "new")
+    assert json.loads((tmp_path / "report.json").read_text()) == {"format": 0}
+    assert {path.name for path in tmp_path.iterdir()} == {"report.json", "report.html"}
+    assert (tmp_path / "report.html").read_text() == "old"
 
 
 def test_impossible_wishes_are_refused_before_anything_is_drawn(
@@ -190,12 +195,3 @@ def test_impossible_wishes_are_refused_before_anything_is_drawn(
         run(micro_model_folder, data_folder, tmp_path / "out", against="no-such")
     with pytest.raises(CheckpointError, match=r"metadata\.jsonl"):
         run(micro_model_folder, tmp_path, tmp_path / "out")
-
-
-def test_the_command_prints_where_the_report_is(micro_model_folder, plain_folder, tmp_path, capsys):
-    out = tmp_path / "out"
-    command = ["evaluate", str(micro_model_folder), "--data", str(plain_folder), "--out", str(out)]
-    assert cli.run([*command, "--seeds", "1", "--pictures", "2"]) == 0
-    printed = capsys.readouterr().out.splitlines()
-    assert printed == [str(out / "report.html"), str(out / "report.json")]
-    assert json.loads((out / "report.json").read_text(encoding="utf-8"))["format"] == 1
