@@ -58,7 +58,7 @@ def _diversity_row(evidence: Evidence, name: str) -> Record:
     found = {}
     for source, drawings in evidence.drawings.items():
         features = drawings.features(task for _, task in wanted)
-        found[source] = [_mean_distance(part) for part in features.split(seeds)]
+        found[source] = [_mean_distance(part) for part in torch.split(features, seeds)]
     groups = [prompt.concept for prompt, _ in wanted[::seeds]]
     row = compared(WORDS[name], found["model"], found.get("against"), groups)
     row["sentences"] = row.pop("pictures")
@@ -132,7 +132,8 @@ class _Pixels:
 
     def _least(self, images: Tensor) -> Values:
         flat = images.flatten(1)
-        found = torch.cat([torch.cdist(part, self.training).amin(1) for part in flat.split(64)])
+        parts = torch.split(flat, 64)
+        found = torch.cat([torch.cdist(part, self.training).amin(1) for part in parts])
         values: Values = (found / flat.shape[1] ** 0.5).double().numpy()
         return values
 

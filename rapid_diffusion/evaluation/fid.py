@@ -66,7 +66,8 @@ def _centred(features: Features, weights: NDArray[np.int64] | None) -> tuple[Fea
     scaled = (features - mean) * np.sqrt(counts / (counts.sum() - 1))[:, None]
     if len(scaled) <= scaled.shape[1]:
         return mean, scaled
-    return mean, np.linalg.qr(scaled, mode="r")
+    root: Features = np.linalg.qr(scaled, mode="r")  # type: ignore[assignment]
+    return mean, root
 
 
 def kernel(first: Features, second: Features) -> Features:
