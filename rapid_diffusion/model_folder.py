@@ -26,6 +26,7 @@ from rapid_diffusion.denoising.denoiser import Denoiser, load_denoiser
 from rapid_diffusion.denoising.samplers import SAMPLERS
 from rapid_diffusion.errors import CheckpointError, InvalidRequestError, OutputError
 from rapid_diffusion.super_resolution.upscaler import Upscaler
+from rapid_diffusion.text.clip import ContrastivePair, read_pair, write_pair
 from rapid_diffusion.text.encoder import KnowledgeTextEncoder, build_text_encoder
 from rapid_diffusion.text.tokens import TextTokenizer
 
@@ -52,7 +53,10 @@ class ModelCard:
 
 @dataclass
 class Model:
-    """The components of a pipeline. `graph` and `upscaler` may be missing."""
+    """The components of a pipeline. `graph`, `upscaler` and `pair` may be missing.
+
+    The text tower of `pair` is `text_encoder` itself.
+    """
 
     card: ModelCard
     tokenizer: TextTokenizer
@@ -62,6 +66,7 @@ class Model:
     autoencoder: Autoencoder
     upscaler: Upscaler | None
     graph: KnowledgeGraph | None
+    pair: ContrastivePair | None = None
 
 
 def find_model(name_or_path: str | Path) -> Path:
@@ -93,16 +98,17 @@ def load_model(folder: Path, knowledge: KnowledgeGraph | str | Path | bool | Non
         TextConfig, read_json(text_folder / "config.json"), text_folder / "config.json"
     )
     tokenizer = TextTokenizer.from_folder(folder / "tokenizer", text_config.max_length)
-    text_encoder = _read_text_encoder(text_config, text_folder)
+    text_encoder = _read_text_encoder(text_config, text_folder).eval()
     model = Model(
         card=card,
         tokenizer=tokenizer,
         text_config=text_config,
-        text_encoder=text_encoder.eval(),
+        text_encoder=text_encoder,
         denoiser=load_denoiser(folder / "unet").eval(),
         autoencoder=load_autoencoder(folder / "vae").eval(),
         upscaler=Upscaler.from_folder(upscaler_folder) if upscaler_folder.is_dir() else None,
         graph=_open_graph(folder / "knowledge", knowledge, text_config.entity_dimension),
+        pair=read_pair(folder / "image_tower", text_encoder),
     )
     _check_fit(model, folder)
     return model
@@ -111,8 +117,8 @@ def load_model(folder: Path, knowledge: KnowledgeGraph | str | Path | bool | Non
 def save_model(model: Model, folder: Path, storage: Storage = "float16") -> None:
     """Write the folder that `load_model` reads, under a temporary name first.
 
-    `storage` holds for the UNet and the text encoder, "int8" being per output channel; the
-    upscaler is stored in float16 unless all is float32. An older model of that name is replaced,
+    `storage` holds for the UNet and the two towers, "int8" being per output channel; the upscaler
+    is stored in float16 unless all is float32. An older model of that name is replaced,
     anything else is not. Raises `OutputError`; what was there before is then as it was.
     """
     folder = folder.absolute()
@@ -165,6 +171,8 @@ def _write_components(model: Model, folder: Path, storage: Storage) -> None:
     if model.upscaler is not None:
         of_upscaler: Storage = "float32" if storage == "float32" else "float16"
         model.upscaler.save(folder / "super_resolution", of_upscaler)
+    if model.pair is not None:
+        write_pair(model.pair, folder / "image_tower", lambda weights: stored(weights, storage))
     if model.graph is not None:
         version = folder / "knowledge" / model.graph.path.name
         shutil.copytree(model.graph.path, version)

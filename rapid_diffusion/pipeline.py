@@ -5,19 +5,20 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from knowledge.graph import KnowledgeGraph
+from rapid_diffusion.candidates import MOST_CANDIDATES, check_candidates
 from rapid_diffusion.checkpoints.folder import folder_digest
 from rapid_diffusion.denoising.engine import Guidance, StepCallback, denoise, row_noise
 from rapid_diffusion.denoising.samplers import SAMPLERS
+from rapid_diffusion.drawing import Images, draw, score, timed
 from rapid_diffusion.errors import NumericalError
-from rapid_diffusion.images.convert import Pixels, model_to_unit, pixels_to_pillow, unit_to_pixels
+from rapid_diffusion.images.convert import model_to_unit, pixels_to_pillow
 from rapid_diffusion.model_folder import Model, Storage, find_model, load_model, save_model
 from rapid_diffusion.precision import checked_device, checked_dtype, fast_dtype
-from rapid_diffusion.rendering import BATCH, GenerationResult, render_rows, timed
+from rapid_diffusion.rendering import GenerationResult, render_rows
 from rapid_diffusion.request import Offer, Request, check_choice, complete_request
 from rapid_diffusion.text.encoder import TextStates
 from rapid_diffusion.text.entities import EntityWeight, WeightedLink, links_of, spans_of
@@ -68,6 +69,8 @@ class RapidDiffusionPipeline:
         model.text_encoder.to(self.device)
         model.autoencoder.to(self.device)
         number_format = None if dtype is None else checked_dtype(dtype)
+        if model.pair is not None:
+            model.pair.to(self.device)
         for network in (model.denoiser, model.upscaler):
             if network is not None:
                 network.to(self.device, number_format)
@@ -128,6 +131,11 @@ class RapidDiffusionPipeline:
         """How many times a drawing may be enlarged."""
         return [1] if self.model.upscaler is None else [1, self.model.upscaler.scale]
 
+    @property
+    def most_candidates(self) -> int:
+        """How many pictures a call may choose from; 1 without an image tower."""
+        return 1 if self.model.pair is None else MOST_CANDIDATES
+
     def __call__(  # noqa: PLR0913 - the parameters of `diffusers` pipelines, all by keyword
         self,
         prompt: str | Sequence[str],
@@ -138,6 +146,7 @@ class RapidDiffusionPipeline:
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
         num_images_per_prompt: int = 1,
+        num_candidates: int = 1,
         seed: int | Iterable[int] | None = None,
         generator: torch.Generator | None = None,
         scheduler: str | None = None,
@@ -152,11 +161,13 @@ class RapidDiffusionPipeline:
         seeds are drawn (from `generator`, if given) and returned. `height` and `width` are of the
         drawing, before `upscale`. `knowledge`: link prompts to the graph, do not, or use these
         entities. `callback_on_step_end(step, steps, latents)` may raise to stop the run; it counts
-        from 0 anew for every batch of 8 pictures.
+        from 0 anew for every batch of 8 pictures and every candidate. `num_candidates`: draw each
+        picture so many times, with seeds made from its own, and keep what `score` likes best.
 
         Raises `InvalidRequestError` naming the parameter, `NumericalError` for a NaN.
         """
         check_choice("output_type", output_type, OUTPUT_TYPES)
+        candidates = check_candidates(num_candidates, self.most_candidates, self.name)
         wishes = {
             "negative_prompt": negative_prompt,
             "height": height,
@@ -170,41 +181,17 @@ class RapidDiffusionPipeline:
         timings: dict[str, float] = {}
         with timed(timings, "text"):
             links = self.link(request, knowledge)
-        parts = [
-            self._draw(batch, links, timings, callback_on_step_end)
-            for batch in request.batches(BATCH)
-        ]
-        images = np.concatenate([pixels for pixels, _ in parts])
-        truncated = [lost for _, tokens in parts for lost in tokens.truncated]
+        drawn = draw(self, request, links, candidates, timings, callback_on_step_end)
         first = slice(None, None, num_images_per_prompt)
         return GenerationResult(
-            images=images if output_type == "numpy" else pixels_to_pillow(images),
+            images=drawn.pixels if output_type == "numpy" else pixels_to_pillow(drawn.pixels),
             links=[[link for link, _ in links[text]] for text in request.prompts[first]],
-            seeds=list(request.seeds),
+            seeds=[chosen.seed for chosen in drawn.candidates] or list(request.seeds),
             parameters=request.parameters(),
             timings=timings,
-            truncated=truncated[first],
+            truncated=drawn.truncated[first],
+            candidates=drawn.candidates,
         )
-
-    @torch.inference_mode()
-    def _draw(
-        self,
-        request: Request,
-        links: Mapping[str, Sequence[WeightedLink]],
-        timings: dict[str, float],
-        callback: StepCallback | None,
-    ) -> tuple[Pixels, Tokens]:
-        """The way of a sentence, station by station."""
-        with timed(timings, "text"):
-            tokens = self.tokenize(request.prompts, [links[text] for text in request.prompts])
-            states = self.encode_text(tokens)
-            guidance = self.guidance(request, links)
-        with timed(timings, "denoise"):
-            latents = self.denoise(self.noise(request), states, request, guidance, callback)
-        with timed(timings, "decode"):
-            images = self.decode(latents)
-        with timed(timings, "upscale"):
-            return unit_to_pixels(self.enlarge(images, request.upscale)), tokens
 
     def request(
         self,
@@ -285,6 +272,17 @@ class RapidDiffusionPipeline:
         """Pictures in [0, 1], `upscale` times larger."""
         upscaler = self.model.upscaler
         return images if upscale == 1 or upscaler is None else upscaler(images)
+
+    def score(
+        self, images: Images, prompts: str | Sequence[str], *, knowledge: bool = True
+    ) -> Tensor:
+        """How well each picture shows its sentence: cosines (N,) in [-1, 1], on the CPU.
+
+        By the model's own contrastive pair. `images`: a tensor (N, 3, H, W) in [0, 1], uint8 pixels
+        (N, H, W, 3), or pictures; brought to the size of a drawing first. One sentence serves all
+        pictures. Raises `InvalidRequestError`, also where the model has no image tower.
+        """
+        return score(self, images, prompts, knowledge)
 
     def render(
         self, rows: Iterable[str | Mapping[str, Any]], **parameters: Any

@@ -1,20 +1,17 @@
 """What comes of a call, and rows without end drawn batch by batch."""
 
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
 import torch
 
 from knowledge.linking import Link
+from rapid_diffusion.candidates import Candidates
+from rapid_diffusion.drawing import BATCH
 from rapid_diffusion.errors import InvalidRequestError
 from rapid_diffusion.request import MOST_IMAGES, MOST_SEED, check_integer, check_prompt, seeds_for
-
-#: Pictures drawn side by side; longer lists are drawn in batches of this many.
-BATCH = 8
 
 
 @dataclass(frozen=True)
@@ -25,7 +22,9 @@ class GenerationResult:
     links: for each prompt, what the graph found in it, or the entities that were asked for (one
     that went to the sentence as a whole has start == end); seeds: one a picture;
     parameters: the effective ones; timings: seconds a station ("text", "denoise", "decode",
-    "upscale"); truncated: for each prompt the first character that did not fit, or None.
+    "upscale", and "score" where pictures were chosen); truncated: for each prompt the first
+    character that did not fit, or None; candidates: for num_candidates > 1 what each picture was
+    chosen from (`seeds` are the chosen ones, so they and `parameters` draw the pictures again).
     """
 
     images: Any
@@ -34,6 +33,7 @@ class GenerationResult:
     parameters: dict[str, Any]
     timings: dict[str, float]
     truncated: list[int | None]
+    candidates: list[Candidates] = field(default_factory=list)
 
 
 def render_rows(
@@ -85,12 +85,5 @@ def _one_by_one(result: GenerationResult, count: int) -> Iterator[GenerationResu
             links=result.links[place : place + 1],
             seeds=result.seeds[pictures],
             truncated=result.truncated[place : place + 1],
+            candidates=result.candidates[pictures],
         )
-
-
-@contextmanager
-def timed(timings: dict[str, float], station: str) -> Iterator[None]:
-    """Add the seconds that the block takes to `timings[station]`."""
-    started = time.perf_counter()
-    yield
-    timings[station] = timings.get(station, 0.0) + time.perf_counter() - started

@@ -9,11 +9,12 @@ from knowledge.graph import KnowledgeGraph
 from knowledge.training import train_version
 from knowledge.transe import TransEConfig
 from rapid_diffusion.autoencoder import PatchAutoencoder, PatchConfig
-from rapid_diffusion.config import DenoiserConfig, TextConfig
+from rapid_diffusion.config import DenoiserConfig, ImageTowerConfig, TextConfig
 from rapid_diffusion.denoising.denoiser import build_denoiser
 from rapid_diffusion.model_folder import Model, ModelCard, save_model
 from rapid_diffusion.super_resolution.networks import UpscalerConfig, build_network
 from rapid_diffusion.super_resolution.upscaler import Upscaler
+from rapid_diffusion.text.clip import ContrastivePair
 from rapid_diffusion.text.encoder import build_text_encoder
 from rapid_diffusion.text.tokens import SPECIAL, TextTokenizer
 
@@ -79,4 +80,5 @@ def _random_model(tokenizer: TextTokenizer, text: TextConfig, graph: KnowledgeGr
         autoencoder.eval(),
         Upscaler(build_network(upscaler).eval(), upscaler),
         graph,
+        ContrastivePair(text_encoder, ImageTowerConfig((8, 8), (1, 1), 8)).eval(),
     )

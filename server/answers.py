@@ -71,7 +71,10 @@ def _describe(
     pairs = zip(images, result.seeds, strict=True)
     return {
         "model": able.model,
-        "data": [image.describe(seed) for image, seed in pairs],
+        "data": [
+            image.describe(seed) | _choice(result, place)
+            for place, (image, seed) in enumerate(pairs)
+        ],
         "parameters": result.parameters,
         "truncated": _truncated(finished),
         "entities": _entities(finished),
@@ -82,6 +85,11 @@ def _describe(
             "explicit": False,
         },
     }
+
+
+def _choice(result: GenerationResult, place: int) -> dict[str, Any]:
+    """What a picture was chosen from: its candidates' seeds and scores; nothing for one alone."""
+    return {"candidates": result.candidates[place].as_dict()} if result.candidates else {}
 
 
 def _text_of(finished: Finished, seed: int, produce_id: str) -> dict[str, str]:

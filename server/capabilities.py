@@ -22,6 +22,7 @@ class Capabilities:
     defaults: dict[str, Any]
     knowledge_version: str | None
     attributions: str
+    most_candidates: int = 1
 
     @property
     def model(self) -> dict[str, str]:
@@ -47,6 +48,7 @@ def read_capabilities(pipeline: RapidDiffusionPipeline) -> Capabilities:
         upscales=sorted({1, *pipeline.upscales}),
         defaults=dict(pipeline.default_parameters),
         knowledge_version=None if graph is None else graph.version,
+        most_candidates=pipeline.most_candidates,
         attributions="\n\n".join(filter(None, [pipeline.attribution, read_notice()])),
     )
 

@@ -64,12 +64,18 @@ def check_capabilities(request: GenerationRequest, able: Capabilities) -> None:
         raise not_built("label.explicit", True, "false: the label is in the file's metadata only")
     if request.label is not None and request.label.position is not None:
         raise not_built("label.position", request.label.position, "no position")
+    _check_model(request, able)
+
+
+def _check_model(request: GenerationRequest, able: Capabilities) -> None:
     if _effective_size(request, able) not in able.sizes:
         raise _unsupported_size(request, able)
     if request.scheduler is not None and request.scheduler not in able.schedulers:
         raise _unsupported("scheduler", request.scheduler, able.schedulers)
     if request.upscale is not None and request.upscale not in able.upscales:
         raise _unsupported("upscale", request.upscale, able.upscales)
+    if request.num_candidates > able.most_candidates:
+        raise _unsupported("num_candidates", request.num_candidates, [able.most_candidates])
     if isinstance(request.entities, list) and able.knowledge_version is None:
         raise invalid("entities", "no_knowledge", [e.id for e in request.entities])
 
@@ -101,6 +107,7 @@ def pipeline_arguments(request: GenerationRequest, seed: int) -> dict[str, Any]:
         "num_inference_steps",
         "guidance_scale",
         "num_images_per_prompt",
+        "num_candidates",
         "scheduler",
         "upscale",
     )

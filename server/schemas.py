@@ -86,6 +86,7 @@ class GenerationRequest(BaseModel):
     num_inference_steps: int | None = Field(None, ge=1, le=100)
     guidance_scale: float | None = Field(None, ge=0.0, le=30.0, allow_inf_nan=False)
     num_images_per_prompt: int = Field(1, ge=1, le=8)
+    num_candidates: int = Field(1, ge=1, le=16, description="draw so many a picture, keep the best")
     seed: int | None = Field(None, ge=0, le=MAX_SEED)
     scheduler: str | None = Field(None, min_length=1, max_length=64)
     upscale: int | None = Field(None, ge=1, le=16)

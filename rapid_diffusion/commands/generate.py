@@ -34,6 +34,9 @@ def generate(
     scheduler: Annotated[str | None, typer.Option(help="Sampler, such as dpmpp_2m.")] = None,
     upscale: Annotated[int | None, typer.Option(help="Enlarge the drawing: 1 or 4.")] = None,
     count: Annotated[int, typer.Option(help="Pictures per prompt.", min=1)] = 1,
+    candidates: Annotated[
+        int, typer.Option(help="Draw each picture so many times and keep the best match.", min=1)
+    ] = 1,
     knowledge: Annotated[
         bool, typer.Option("--knowledge/--no-knowledge", help="Use the knowledge graph.")
     ] = True,
@@ -59,11 +62,13 @@ def generate(
         "negative_prompt": negative,
         "scheduler": scheduler,
         "upscale": upscale,
+        "num_candidates": candidates,
         "knowledge": knowledge,
     }
     pipe = RapidDiffusionPipeline.from_pretrained(model)
     rows = [{"prompt": s, "seed": n} for s, n in zip(sentences, seeds, strict=True)]
     for index, (row, result) in enumerate(_render(pipe, rows, parameters)):
+        row |= _chosen(result)
         file = place.file(index, row["seed"])
         _save(file, row, result, pipe)
         typer.echo(json.dumps(_facts(file, row, result), ensure_ascii=False) if as_json else file)
@@ -83,6 +88,12 @@ def _render(
         for row, result in zip(rows, results, strict=True):
             yield row, result
             bar.update()
+
+
+def _chosen(result: "GenerationResult") -> dict[str, Any]:
+    """The seed that draws the picture again alone, and what it was chosen from if anything."""
+    seed = {"seed": result.seeds[0]}
+    return seed | {"candidates": result.candidates[0].as_dict()} if result.candidates else seed
 
 
 def _save(

@@ -1,5 +1,5 @@
-"""How good a model is: recall by an independent judge, with intervals."""
+"""How good a model is: one report, with an independent judge and intervals."""
 
-from rapid_diffusion.evaluation.report import run
+from rapid_diffusion.evaluation.writing import run
 
 __all__ = ["run"]

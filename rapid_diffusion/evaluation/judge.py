@@ -35,9 +35,13 @@ class Judge:
     @torch.inference_mode()
     def features(self, images: Tensor, batch: int = 32) -> Tensor:
         """(N, 3, H, W) in [0, 1] -> (N, 1280), of unit length."""
+        return functional.normalize(self.pooled(images, batch), dim=-1)
+
+    @torch.inference_mode()
+    def pooled(self, images: Tensor, batch: int = 32) -> Tensor:
+        """(N, 3, H, W) in [0, 1] -> (N, 1280), the means of the last layer, as FID takes them."""
         starts = range(0, len(images), batch)
-        parts = [self._features(images[start : start + batch]) for start in starts]
-        return functional.normalize(torch.cat(parts), dim=-1)
+        return torch.cat([self._features(images[start : start + batch]) for start in starts])
 
     def _features(self, images: Tensor) -> Tensor:
         resized = functional.interpolate(

@@ -1,12 +1,23 @@
 """The contrastive pair of CLIP and Chinese CLIP: text tower and image tower, in one space."""
 
 import math
+from collections.abc import Callable
+from dataclasses import asdict, fields
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from rapid_diffusion.checkpoints.folder import (
+    load_strict,
+    read_json,
+    read_weights,
+    write_json,
+    write_weights,
+)
 from rapid_diffusion.config import ImageTowerConfig
+from rapid_diffusion.errors import CheckpointError
 from rapid_diffusion.text.encoder import KnowledgeTextEncoder
 
 
@@ -15,6 +26,7 @@ class ContrastivePair(nn.Module):
 
     def __init__(self, text: KnowledgeTextEncoder, config: ImageTowerConfig) -> None:
         super().__init__()
+        self.config = config
         self.text = text
         self.image = _build_image_tower(config)
         self.text_projection = nn.Linear(text.width, config.embedding, bias=False)
@@ -48,6 +60,51 @@ class ContrastivePair(nn.Module):
         return 0.5 * (
             functional.cross_entropy(logits, target) + functional.cross_entropy(logits.T, target)
         )
+
+
+def write_pair(
+    pair: ContrastivePair,
+    folder: Path,
+    stored: Callable[[dict[str, Tensor]], dict[str, Tensor]],
+) -> None:
+    """Write the image tower and both projections; the text tower has a folder of its own."""
+    folder.mkdir()
+    write_json(folder / "config.json", asdict(pair.config))
+    weights = pair.state_dict()
+    head = {name: value for name, value in weights.items() if not name.startswith("text.")}
+    write_weights(stored(head), folder / "model.safetensors")
+
+
+def read_pair(folder: Path, text: KnowledgeTextEncoder) -> ContrastivePair | None:
+    """The pair around a text tower that is there; None where a model was saved without its own.
+
+    Raises `CheckpointError` naming the file that is damaged or does not fit.
+    """
+    if not folder.is_dir():
+        return None
+    path = folder / "config.json"
+    try:
+        with torch.random.fork_rng(devices=[]):
+            pair = ContrastivePair(text, _read_config(path))
+    except (ValueError, RuntimeError, TypeError, IndexError, ZeroDivisionError) as error:
+        raise CheckpointError(path, f"gives no image tower ({error})") from error
+    weights = read_weights(folder)
+    of_text = {f"text.{name}": value for name, value in text.state_dict().items()}
+    load_strict(pair, weights | of_text, folder)
+    return pair.eval()
+
+
+def _read_config(path: Path) -> ImageTowerConfig:
+    values = read_json(path)
+    known = {item.name for item in fields(ImageTowerConfig)}
+    if set(values) != known:
+        raise CheckpointError(path, f"has {sorted(values)}; {sorted(known)} are wanted")
+    widths, depths, embedding = values["widths"], values["depths"], values["embedding"]
+    if not isinstance(widths, list) or not isinstance(depths, list):
+        raise CheckpointError(path, f"widths {widths!r} and depths {depths!r}; lists are wanted")
+    if not all(type(number) is int and number > 0 for number in (*widths, *depths, embedding)):
+        raise CheckpointError(path, f"{values}; whole numbers above 0 are wanted")
+    return ImageTowerConfig(tuple(widths), tuple(depths), embedding)
 
 
 def _build_image_tower(config: ImageTowerConfig) -> nn.Module:

@@ -167,16 +167,18 @@ class Training:
     def model(self) -> Model:
         """Every trained component, on the CPU."""
         said = self.config.model
+        pair = self.pair().cpu()
         card = ModelCard(**{item.name: getattr(said, item.name) for item in fields(ModelCard)})
         return Model(
             card=card,
             tokenizer=self.examples.tokenizer,
             text_config=self.text_config,
-            text_encoder=self.pair().text.cpu(),
+            text_encoder=pair.text,
             denoiser=self.denoiser().cpu(),
             autoencoder=self.autoencoder(),
             upscaler=Upscaler(self.upscaler_network().cpu(), self.config.upscaler),
             graph=self.examples.graph,
+            pair=pair,
         )
 
     def _stage(self, name: str) -> Stage:

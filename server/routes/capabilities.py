@@ -22,6 +22,7 @@ async def capabilities(request: Request) -> Response:
         "num_inference_steps": [1, 100],
         "guidance_scale": [0, 30],
         "num_images_per_prompt": [1, 8],
+        "num_candidates": [1, service.capabilities.most_candidates],
         "seed": [0, MAX_SEED],
         "entities": MAX_ENTITIES,
         "queue_size": service.settings.queue_size,

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -13,7 +14,12 @@ from PIL import Image
 
 from rapid_diffusion import RapidDiffusionPipeline
 from rapid_diffusion import request as library
+from rapid_diffusion.candidates import MOST_CANDIDATES
 from rapid_diffusion.images.label import read_labels
+from server.capabilities import read_capabilities
+from server.errors import Problem
+from server.reading import check_capabilities
+from server.schemas import GenerationRequest
 
 TIGER = {"prompt": "三维立体风格的老虎", "seed": 42}
 
@@ -201,6 +207,7 @@ def test_limits_are_those_of_the_library(client: httpx.Client) -> None:
     assert limits["num_inference_steps"][1] == library.MOST_STEPS
     assert limits["guidance_scale"][1] == library.MOST_GUIDANCE
     assert limits["num_images_per_prompt"][1] == library.MOST_IMAGES
+    assert limits["num_candidates"][1] == MOST_CANDIDATES
     assert limits["seed"][1] == library.MOST_SEED
 
 
@@ -219,3 +226,25 @@ def test_metrics_count_and_never_hold_a_prompt(client: httpx.Client) -> None:
     assert "t2i_knowledge_version_info" in text
     assert "老虎" not in text
     assert "secret-id" not in text
+
+
+def test_the_best_of_several_comes_with_its_seed_and_all_scores(client: httpx.Client) -> None:
+    body = client.post("/generate", json=TIGER | {"num_candidates": 3}).json()
+    picture = body["data"][0]
+    choice = picture["candidates"]
+    assert (choice["count"], choice["seeds"][0]) == (3, 42)
+    assert choice["scores"][choice["chosen"]] == max(choice["scores"])
+    assert picture["seed"] == choice["seeds"][choice["chosen"]]
+    alone = client.post("/generate", json=TIGER | {"seed": picture["seed"]}).json()["data"][0]
+    assert alone["pixel_sha256"] == picture["pixel_sha256"]
+
+
+def test_a_model_without_an_image_tower_refuses_candidates_by_name(
+    pipeline: RapidDiffusionPipeline,
+) -> None:
+    bare = RapidDiffusionPipeline(replace(pipeline.model, pair=None), pipeline.folder)
+    asked = GenerationRequest(prompt="老虎", num_candidates=2)
+    check_capabilities(asked, read_capabilities(pipeline))
+    with pytest.raises(Problem) as caught:
+        check_capabilities(asked, read_capabilities(bare))
+    assert (caught.value.status, caught.value.param) == (422, "num_candidates")

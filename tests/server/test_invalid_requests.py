@@ -44,6 +44,8 @@ INVALID: list[tuple[dict[str, Any], str]] = [
     ({"num_images_per_prompt": 0}, "num_images_per_prompt"),
     ({"num_images_per_prompt": 9}, "num_images_per_prompt"),
     ({"num_images_per_prompt": None}, "num_images_per_prompt"),
+    ({"num_candidates": 0}, "num_candidates"),
+    ({"num_candidates": 17}, "num_candidates"),
     ({"seed": -1}, "seed"),
     ({"seed": 2**53}, "seed"),
     ({"seed": 2**53 - 1, "num_images_per_prompt": 2}, "seed"),
