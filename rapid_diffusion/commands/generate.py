@@ -34,6 +34,12 @@ def generate(
     scheduler: Annotated[str | None, typer.Option(help="Sampler, such as dpmpp_2m.")] = None,
     upscale: Annotated[int | None, typer.Option(help="Enlarge the drawing: 1 or 4.")] = None,
     count: Annotated[int, typer.Option(help="Pictures per prompt.", min=1)] = 1,
+    adapter: Annotated[
+        Path | None, typer.Option(help="An adapter folder that was trained on this model.")
+    ] = None,
+    adapter_scale: Annotated[
+        float | None, typer.Option(help="How strongly the adapter counts: 0 to 2, or 1.")
+    ] = None,
     knowledge: Annotated[
         bool, typer.Option("--knowledge/--no-knowledge", help="Use the knowledge graph.")
     ] = True,
@@ -60,8 +66,12 @@ def generate(
         "scheduler": scheduler,
         "upscale": upscale,
         "knowledge": knowledge,
+        "adapter": None if adapter is None else adapter.resolve().name,
+        "adapter_scale": adapter_scale,
     }
     pipe = RapidDiffusionPipeline.from_pretrained(model)
+    if adapter is not None:
+        pipe.load_adapter(adapter, adapter.resolve().name)
     rows = [{"prompt": s, "seed": n} for s, n in zip(sentences, seeds, strict=True)]
     for index, (row, result) in enumerate(_render(pipe, rows, parameters)):
         file = place.file(index, row["seed"])
@@ -92,6 +102,8 @@ def _save(
     from rapid_diffusion.images.saving import save_image
 
     made_by = {"model": pipe.name, "digest": pipe.digest}
+    if adapter := result.parameters.get("adapter"):
+        made_by["adapter_digest"] = pipe.adapters[adapter].digest
     save_image(file, result.images[0], generation_text({**row, **result.parameters, **made_by}))
 
 

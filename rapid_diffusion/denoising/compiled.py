@@ -5,11 +5,20 @@ Compiling takes about a minute, once for each batch size, and pays in a service 
 
 from torch import nn
 
+_FOLDED = "weights_are_folded"
 
-def compile_network(network: nn.Module) -> None:
+
+def compile_network(network: nn.Module, *, freeze: bool = True) -> None:
     """Compile `network` in place; its weights and its class stay what they are.
 
-    "freezing" folds the weights in and lays them out for the processor, so it holds for inference
-    only: weights that change afterwards are not seen.
+    Frozen, its weights are folded in and laid out for the processor: weights that change afterwards
+    are not seen, so adapters refuse such a network. With `freeze=False` weights stay inputs of the
+    compiled code, and an adapter is switched without compiling again.
     """
-    network.compile(dynamic=False, options={"freezing": True})
+    network.compile(dynamic=False, options={"freezing": freeze})
+    setattr(network, _FOLDED, freeze)
+
+
+def has_folded_weights(network: nn.Module) -> bool:
+    """Whether `network` was compiled in a way that does not see its weights change."""
+    return bool(getattr(network, _FOLDED, False))

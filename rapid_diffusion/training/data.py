@@ -49,25 +49,35 @@ class Captions:
 class Examples:
     """Pictures, their captions as tokens, and the entity vectors of the graph.
 
+    A model that learns on keeps its `tokenizer` and `graph`; else they come from the data folder.
+
     Raises `CheckpointError` naming the file that is missing or does not fit the others.
     """
 
-    def __init__(self, config: DataConfig, max_length: int) -> None:
+    def __init__(
+        self,
+        config: DataConfig,
+        max_length: int,
+        *,
+        tokenizer: TextTokenizer | None = None,
+        graph: KnowledgeGraph | None = None,
+    ) -> None:
         folder = Path(config.folder)
         self.config = config
         self.rows = read_rows(folder / "metadata.jsonl")
         self.pictures = _read_pictures(folder / config.pictures, len(self.rows))
         self.large_path = folder / config.large_pictures
-        self.graph = _open_graph(folder / config.graph)
+        self.graph = _open_graph(folder / config.graph) if graph is None else graph
         self.vectors = graph_vectors(self.graph)
         self.train = [i for i, row in enumerate(self.rows) if row.get("split", "train") == "train"]
         if not self.train:
             raise CheckpointError(folder / "metadata.jsonl", "no row of the split `train`")
         self.held_out = [i for i, row in enumerate(self.rows) if row.get("split") == "held_out"]
         captions = [row["captions"] for row in self.rows]
-        self.tokenizer = TextTokenizer.from_vocabulary(
-            vocabulary_of([c for i in self.train for c in captions[i]]), max_length
-        )
+        if tokenizer is None:
+            words = vocabulary_of([c for i in self.train for c in captions[i]])
+            tokenizer = TextTokenizer.from_vocabulary(words, max_length)
+        self.tokenizer = tokenizer
         self.first = np.cumsum([0, *[len(group) for group in captions]])
         self.captions = self._tokenise([text for group in captions for text in group])
 
