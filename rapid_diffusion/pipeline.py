@@ -122,12 +122,7 @@ class RapidDiffusionPipeline(ModelFacts, TakesAdapters):
         with timed(timings, "text"):
             links = self.link(request, knowledge)
         with self._adapters.applied(request.adapter, request.adapter_scale):
-            parts = [
-                self._draw(batch, links, timings, callback_on_step_end)
-                for batch in request.batches(BATCH)
-            ]
-        images = np.concatenate([pixels for pixels, _ in parts])
-        truncated = [lost for _, tokens in parts for lost in tokens.truncated]
+            images, truncated = self._draw_all(request, links, timings, callback_on_step_end)
         first = slice(None, None, num_images_per_prompt)
         return GenerationResult(
             images=images if output_type == "numpy" else pixels_to_pillow(images),
@@ -137,6 +132,18 @@ class RapidDiffusionPipeline(ModelFacts, TakesAdapters):
             timings=timings,
             truncated=truncated[first],
         )
+
+    def _draw_all(
+        self,
+        request: Request,
+        links: Mapping[str, Sequence[WeightedLink]],
+        timings: dict[str, float],
+        callback: StepCallback | None,
+    ) -> tuple[Pixels, list[int | None]]:
+        """Batch by batch: the pixels, and where each sentence was cut."""
+        parts = [self._draw(part, links, timings, callback) for part in request.batches(BATCH)]
+        truncated = [lost for _, tokens in parts for lost in tokens.truncated]
+        return np.concatenate([pixels for pixels, _ in parts]), truncated
 
     @torch.inference_mode()
     def _draw(

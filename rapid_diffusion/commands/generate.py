@@ -14,14 +14,23 @@ if TYPE_CHECKING:
     from rapid_diffusion import GenerationResult, RapidDiffusionPipeline
 
 
+OutputOption = Annotated[
+    Path,
+    typer.Option(
+        "-o", "--output", help="FILE.png (.jpg, .webp) for one picture, a folder for several."
+    ),
+]
+AdapterOption = Annotated[
+    Path | None, typer.Option(help="An adapter folder that was trained on this model.")
+]
+ScaleOption = Annotated[
+    float | None, typer.Option(help="How strongly the adapter counts: 0 to 2; 1 if left out.")
+]
+
+
 def generate(
     prompts: Annotated[list[str], typer.Argument(metavar="PROMPT", help="Chinese sentences.")],
-    output: Annotated[
-        Path,
-        typer.Option(
-            "-o", "--output", help="FILE.png (.jpg, .webp) for one picture, a folder for several."
-        ),
-    ],
+    output: OutputOption,
     model: Annotated[
         str, typer.Option(help="Name of a shipped model, or a model folder.")
     ] = "emoji-zh",
@@ -34,12 +43,8 @@ def generate(
     scheduler: Annotated[str | None, typer.Option(help="Sampler, such as dpmpp_2m.")] = None,
     upscale: Annotated[int | None, typer.Option(help="Enlarge the drawing: 1 or 4.")] = None,
     count: Annotated[int, typer.Option(help="Pictures per prompt.", min=1)] = 1,
-    adapter: Annotated[
-        Path | None, typer.Option(help="An adapter folder that was trained on this model.")
-    ] = None,
-    adapter_scale: Annotated[
-        float | None, typer.Option(help="How strongly the adapter counts: 0 to 2, or 1.")
-    ] = None,
+    adapter: AdapterOption = None,
+    adapter_scale: ScaleOption = None,
     knowledge: Annotated[
         bool, typer.Option("--knowledge/--no-knowledge", help="Use the knowledge graph.")
     ] = True,

@@ -49,7 +49,8 @@ class Captions:
 class Examples:
     """Pictures, their captions as tokens, and the entity vectors of the graph.
 
-    A model that learns on keeps its `tokenizer` and `graph`; else they come from the data folder.
+    A model that learns on brings its `tokenizer` and `graph`, and perhaps `rows` that were changed
+    to fit it; else all three come from the data folder.
 
     Raises `CheckpointError` naming the file that is missing or does not fit the others.
     """
@@ -61,10 +62,11 @@ class Examples:
         *,
         tokenizer: TextTokenizer | None = None,
         graph: KnowledgeGraph | None = None,
+        rows: list[dict[str, Any]] | None = None,
     ) -> None:
         folder = Path(config.folder)
         self.config = config
-        self.rows = read_rows(folder / "metadata.jsonl")
+        self.rows = read_rows(folder / "metadata.jsonl") if rows is None else rows
         self.pictures = _read_pictures(folder / config.pictures, len(self.rows))
         self.large_path = folder / config.large_pictures
         self.graph = _open_graph(folder / config.graph) if graph is None else graph

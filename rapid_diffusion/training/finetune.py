@@ -64,7 +64,7 @@ class Finetuning:
             open_source(config.old, self.model) if config.old else None,
             config.old.share if config.old else 0.0,
         )
-        self.captions = report_captions(self.mixture.new.examples)
+        self.captions = report_captions(self.mixture.new)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model.text_encoder.to(device)
         self.model.denoiser.to(device)

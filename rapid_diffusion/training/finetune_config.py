@@ -3,7 +3,7 @@
 import tomllib
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 from rapid_diffusion.errors import InvalidRequestError
 from rapid_diffusion.model_folder import Storage
@@ -78,13 +78,10 @@ def read_finetune_config(path: Path) -> FinetuneConfig:
     for key in ("start", "output"):
         if not isinstance(content.get(key), str) or not content[key]:
             raise InvalidRequestError(key, f"{content.get(key)!r} in {path}; a name is wanted")
-    method = content.get("method")
-    if method not in get_args(Method):
-        raise InvalidRequestError("method", f"{method!r}; allowed: {', '.join(get_args(Method))}")
     loops = _table("loops", content.get("loops", {}))
     return FinetuneConfig(
         start=content["start"],
-        method=method,
+        method=_method(content.get("method")),
         output=content["output"],
         result=_section(ResultConfig, "result", content.get("result", {})),
         data=_section(DataConfig, "data", content.get("data", {})),
@@ -92,6 +89,13 @@ def read_finetune_config(path: Path) -> FinetuneConfig:
         lora=_lora(content.get("lora", {})),
         loops={name: _loop(f"loops.{name}", part) for name, part in loops.items()},
     )
+
+
+def _method(value: object) -> Method:
+    for method in get_args(Method):
+        if value == method:
+            return cast(Method, method)
+    raise InvalidRequestError("method", f"{value!r}; allowed: {', '.join(get_args(Method))}")
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

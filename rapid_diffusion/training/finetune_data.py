@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,45 +10,62 @@ import torch
 from torch import Tensor
 
 from knowledge.errors import KnowledgeError
+from knowledge.graph import KnowledgeGraph
 from rapid_diffusion.errors import CheckpointError, InvalidRequestError
 from rapid_diffusion.model_folder import Model
 from rapid_diffusion.text.tokens import SPECIAL, Tokens
 from rapid_diffusion.training.config import DataConfig, LoopConfig
-from rapid_diffusion.training.data import NO_ENTITY, Examples
+from rapid_diffusion.training.data import Examples, read_rows
 from rapid_diffusion.training.stages import encode_all
 
 _LISTED = 20
 
 
-class FinetuneExamples(Examples):
-    """Examples in the words of a model: its tokenizer, its graph.
+@dataclass(frozen=True)
+class Source:
+    """Examples in the words of a model, and the latents (N, C, h, w) of their pictures.
 
-    An `entity` that the graph does not know is counted, and its caption goes without the vector.
+    `unknown_entities` counts the rows whose entity the model's graph does not know.
     """
 
-    def __init__(self, config: DataConfig, model: Model) -> None:
-        if model.graph is None or model.graph.dimension == 0:
-            raise InvalidRequestError(
-                "start", "the model has no entity vectors; open one with a knowledge graph"
-            )
-        self.unknown_entities: Counter[str] = Counter()
-        super().__init__(
-            config, model.text_config.max_length, tokenizer=model.tokenizer, graph=model.graph
-        )
-        wanted = model.denoiser.sample_size * model.autoencoder.factor
-        if self.pictures.shape[1:3] != (wanted, wanted):
-            raise CheckpointError(
-                f"{config.folder}/{config.pictures}",
-                f"pictures of {self.pictures.shape[1:3]}; the model draws {(wanted, wanted)}: "
-                "prepare the data at that size",
-            )
+    examples: Examples
+    latents: Tensor
+    unknown_entities: int = 0
 
-    def _subject(self, row: dict[str, Any]) -> int:
-        try:
-            return super()._subject(row)
-        except KnowledgeError:
-            self.unknown_entities[str(row["entity"])] += 1
-            return NO_ENTITY - 1
+
+def open_source(config: DataConfig, model: Model) -> Source:
+    """The data folder with the tokenizer and the graph of the model.
+
+    Raises `CheckpointError` naming the file, `InvalidRequestError` (`start`) for a model without
+    entity vectors.
+    """
+    graph = model.graph
+    if graph is None or graph.dimension == 0:
+        raise InvalidRequestError(
+            "start", "the model has no entity vectors; open one with a knowledge graph"
+        )
+    rows = read_rows(Path(config.folder) / "metadata.jsonl")
+    strange = [n for n, row in enumerate(rows) if "entity" in row and not _knows(graph, row)]
+    for number in strange:
+        del rows[number]["entity"]
+    length = model.text_config.max_length
+    examples = Examples(config, length, tokenizer=model.tokenizer, graph=graph, rows=rows)
+    wanted = model.denoiser.sample_size * model.autoencoder.factor
+    if examples.pictures.shape[1:3] != (wanted, wanted):
+        raise CheckpointError(
+            Path(config.folder) / config.pictures,
+            f"pictures of {examples.pictures.shape[1:3]}; the model draws {(wanted, wanted)}: "
+            "prepare the data at that size",
+        )
+    return Source(examples, encode_all(model.autoencoder, examples), len(strange))
+
+
+def _knows(graph: KnowledgeGraph, row: dict[str, Any]) -> bool:
+    try:
+        graph.entity(row["entity"])
+    except KnowledgeError:
+        return False
+    return True
 
 
 @dataclass(frozen=True)
@@ -74,12 +92,13 @@ class CaptionReport:
             f"{self.with_unknown_characters} of {self.captions} captions hold characters that the "
             f"model does not know ({len(self.unknown_characters)} of them: {rare or 'none'}), which"
             f" it reads as {SPECIAL[1]}; {self.cut} captions are longer than it reads; "
-            f"{self.unknown_entities} entities are not in its graph"
+            f"the entities of {self.unknown_entities} pictures are not in its graph"
         )
 
 
-def report_captions(examples: Examples) -> CaptionReport:
+def report_captions(source: Source) -> CaptionReport:
     """Read every caption as the model does and count what is lost."""
+    examples = source.examples
     texts = [text for row in examples.rows for text in row["captions"]]
     characters = Counter(c for text in texts for c in text if not c.isspace())
     unknown = {c: n for c, n in characters.most_common() if _is_unknown(examples, c)}
@@ -90,21 +109,13 @@ def report_captions(examples: Examples) -> CaptionReport:
         with_unknown_characters=sum(any(c in unknown for c in text) for text in texts),
         unknown_characters=unknown,
         cut=sum(len(encoding.ids) > limit for encoding in encoded),
-        linked=int((examples.captions.entities != NO_ENTITY).any(1).sum()),
-        unknown_entities=sum(getattr(examples, "unknown_entities", Counter()).values()),
+        linked=int((examples.captions.entities >= 0).any(1).sum()),
+        unknown_entities=source.unknown_entities,
     )
 
 
 def _is_unknown(examples: Examples, character: str) -> bool:
     return SPECIAL.index("[UNK]") in examples.tokenizer.tokenizer.encode(character).ids
-
-
-@dataclass(frozen=True)
-class Source:
-    """Examples, and the latents (N, C, h, w) of their pictures."""
-
-    examples: Examples
-    latents: Tensor
 
 
 @dataclass(frozen=True)
@@ -125,12 +136,6 @@ class Mixture:
             parts.append(_draw(self.old, step, rehearsed, loop.seed, generator))
         tokens, latents = zip(*parts, strict=True)
         return joined(tokens), torch.cat(latents)
-
-
-def open_source(config: DataConfig, model: Model) -> Source:
-    """The data folder in the words of the model; raises `CheckpointError` naming the file."""
-    examples = FinetuneExamples(config, model)
-    return Source(examples, encode_all(model.autoencoder, examples))
 
 
 def joined(parts: tuple[Tokens, ...]) -> Tokens:

@@ -65,7 +65,7 @@ def add_branches(networks: Mapping[str, nn.Module], config: LoraConfig, seed: in
                     lora_dropout=config.dropout,
                     target_modules=targets,
                 )
-                changed[name] = peft.get_peft_model(networks[name], settings)  # type: ignore
+                changed[name] = peft.get_peft_model(networks[name], settings)
     return Branches(changed)
 
 

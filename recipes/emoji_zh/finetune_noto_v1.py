@@ -2,8 +2,8 @@
 
 Noto's first drawings (npm `@iconify-json/noto-v1`, Apache-2.0) become the data folder of
 `finetune_noto_v1.toml`. It draws 196 of the concepts that the model knows: 160 pictures to learn
-from, the others are held out. Captions name the style in words that no other style uses, made of characters that the model
-can read: it knows only those of its own captions.
+from, the others are held out. Captions name the style in words that no other style uses, made of
+characters that the model can read: it knows only those of its own captions.
 """
 
 import argparse

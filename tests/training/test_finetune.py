@@ -13,7 +13,7 @@ from rapid_diffusion import CheckpointError, InvalidRequestError, RapidDiffusion
 from rapid_diffusion.model_folder import load_model
 from rapid_diffusion.training.finetune import Finetuning, run
 from rapid_diffusion.training.finetune_config import read_finetune_config
-from rapid_diffusion.training.finetune_data import FinetuneExamples, report_captions, spread
+from rapid_diffusion.training.finetune_data import open_source, report_captions, spread
 from rapid_diffusion.training.loop import averaged_weights
 from rapid_diffusion.training.stages import stage_folder
 
@@ -289,8 +289,8 @@ def test_an_entity_that_the_graph_does_not_know_is_counted(finished, folders, tm
     text = (strange / "metadata.jsonl").read_text().replace('"entity": "猫"', '"entity": "狗"')
     (strange / "metadata.jsonl").write_text(text)
     config = replace(finished.tuning.config.data, folder=str(strange))
-    examples = FinetuneExamples(config, load_model(Path(finished.tuning.config.start)))
-    assert report_captions(examples).unknown_entities == 3
+    source = open_source(config, load_model(Path(finished.tuning.config.start)))
+    assert report_captions(source).unknown_entities == 3
 
 
 def test_spread_takes_both_ends_and_keeps_short_lists():
