@@ -37,17 +37,20 @@ class Adapters:
         drafts = {} if denoiser.draft is None else {"draft": denoiser.draft}
         return {"unet": denoiser.network, **drafts, "text_encoder": self.model.text_encoder}
 
-    def load(self, path: Path, name: str, folder: Path | None) -> None:
+    def load(self, path: Path, name: str | None, folder: Path | None) -> str:
         """Read an adapter of the model in `folder`; one of the same name is replaced.
 
         Raises `CheckpointError`, or `InvalidRequestError` (field `name`) for a blank name.
         """
-        if not isinstance(name, str) or not name.strip():
-            raise InvalidRequestError("name", f"{name!r}; a name that is not blank is wanted")
         if folder is None:
             raise CheckpointError(path, "this model was never on disk; save it and open it first")
         base = base_of(folder, self.model.card.name)
-        self.cards[name], self._changes[name] = read_adapter(Path(path), base, self.networks)
+        card, changes = read_adapter(path, base, self.networks)
+        called = card.name if name is None else name
+        if not isinstance(called, str) or not called.strip():
+            raise InvalidRequestError("name", f"{called!r}; a name that is not blank is wanted")
+        self.cards[called], self._changes[called] = card, changes
+        return called
 
     @contextmanager
     def applied(self, name: str | None, scale: float = 1.0) -> Iterator[None]:
@@ -102,10 +105,10 @@ class TakesAdapters:
         """The adapters that are loaded: the name each is asked for by, and its card."""
         return MappingProxyType(self._adapters.cards)
 
-    def load_adapter(self, path: str | Path, name: str) -> None:
-        """Read an adapter folder of `rapid-diffusion finetune`; `name` is what calls ask for.
+    def load_adapter(self, path: str | Path, name: str | None = None) -> str:
+        """Read an adapter folder of `rapid-diffusion finetune` and return what calls ask for.
 
-        It changes nothing until a call names it. Raises `CheckpointError` where it is damaged, or
+        That is `name`, or what its card is called. It changes nothing until a call names it. Raises `CheckpointError` where it is damaged, or
         was trained on another model than this one (both are named).
         """
-        self._adapters.load(Path(path), name, self.folder)
+        return self._adapters.load(Path(path), name, self.folder)

@@ -64,19 +64,18 @@ def generate(
     sentences = [check_prompt("prompt", prompt) for prompt in prompts for _ in range(count)]
     seeds = seeds_for(seed, len(sentences))
     place = prepare_output(output, len(sentences))
-    parameters = {
+    parameters: dict[str, Any] = {
         "num_inference_steps": steps,
         "guidance_scale": guidance,
         "negative_prompt": negative,
         "scheduler": scheduler,
         "upscale": upscale,
         "knowledge": knowledge,
-        "adapter": None if adapter is None else adapter.resolve().name,
         "adapter_scale": adapter_scale,
     }
     pipe = RapidDiffusionPipeline.from_pretrained(model)
     if adapter is not None:
-        pipe.load_adapter(adapter, adapter.resolve().name)
+        parameters["adapter"] = pipe.load_adapter(adapter)
     rows = [{"prompt": s, "seed": n} for s, n in zip(sentences, seeds, strict=True)]
     for index, (row, result) in enumerate(_render(pipe, rows, parameters)):
         file = place.file(index, row["seed"])

@@ -63,7 +63,7 @@ def open_source(config: DataConfig, model: Model) -> Source:
 def _knows(graph: KnowledgeGraph, row: dict[str, Any]) -> bool:
     try:
         graph.entity(row["entity"])
-    except KnowledgeError:
+    except (KnowledgeError, TypeError):
         return False
     return True
 
