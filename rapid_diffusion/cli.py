@@ -1,4 +1,4 @@
-"""`rapid-diffusion generate | train | data | evaluate | serve | inspect | doctor`.
+"""`rapid-diffusion generate | train | finetune | data | evaluate | serve | inspect | doctor`.
 
 Data goes to stdout, log lines and progress bars to stderr. An error is one line on stderr and an
 exit code of `EXIT_CODES`.
@@ -16,6 +16,7 @@ import typer
 from rapid_diffusion.commands.data import data
 from rapid_diffusion.commands.doctor import doctor
 from rapid_diffusion.commands.evaluate import evaluate
+from rapid_diffusion.commands.finetune import finetune
 from rapid_diffusion.commands.generate import generate
 from rapid_diffusion.commands.inspect import inspect
 from rapid_diffusion.commands.serve import serve
@@ -44,7 +45,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for command in (generate, train, evaluate, serve, inspect, doctor):
+for command in (generate, train, finetune, evaluate, serve, inspect, doctor):
     app.command(epilog=EPILOG)(command)
 app.add_typer(data, name="data")
 

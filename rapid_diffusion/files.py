@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -47,6 +48,53 @@ def write_bytes(path: str | Path, content: bytes) -> None:
     """Write `content` to `path`, whole or not at all; raises `OutputError`."""
     with replacing(path) as temporary:
         temporary.write_bytes(content)
+
+
+@contextmanager
+def replacing_folder(path: str | Path, mark: str) -> Iterator[Path]:
+    """Give an empty folder beside `path`; after the block it takes the place of `path`.
+
+    `mark` is the file that tells a folder of ours: one that has it, or an empty one, is replaced,
+    anything else is not. If the block fails, what was at `path` stays as it was.
+
+    Raises:
+        OutputError: any `OSError` on the way, or something else is at `path`.
+    """
+    folder = Path(path).absolute()
+    _check_target(folder, mark)
+    temporary = folder.with_name(f".{folder.name}.partial")
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        yield temporary
+        _take_place(temporary, folder)
+    except OSError as error:
+        raise OutputError(f"{folder}: could not be written ({error})") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _check_target(folder: Path, mark: str) -> None:
+    """Our own may be replaced; a folder of something else would be lost."""
+    if folder.is_dir() and ((folder / mark).is_file() or not any(folder.iterdir())):
+        return
+    if folder.exists() or not folder.name:
+        raise OutputError(f"{folder}: is there and has no {mark}; give another name")
+
+
+def _take_place(temporary: Path, folder: Path) -> None:
+    """Two renames: if the second fails, or we are killed between them, the old one comes back."""
+    old = folder.with_name(f".{folder.name}.old")
+    if folder.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        folder.rename(old)
+    try:
+        temporary.rename(folder)
+    except OSError:
+        if old.exists():
+            old.rename(folder)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _flush_to_disk(path: Path) -> None:

@@ -24,7 +24,8 @@ from rapid_diffusion.checkpoints.manifest import write_manifest
 from rapid_diffusion.config import TextConfig
 from rapid_diffusion.denoising.denoiser import Denoiser, load_denoiser
 from rapid_diffusion.denoising.samplers import SAMPLERS
-from rapid_diffusion.errors import CheckpointError, InvalidRequestError, OutputError
+from rapid_diffusion.errors import CheckpointError, InvalidRequestError
+from rapid_diffusion.files import replacing_folder
 from rapid_diffusion.super_resolution.upscaler import Upscaler
 from rapid_diffusion.text.clip import ContrastivePair, read_pair, write_pair
 from rapid_diffusion.text.encoder import KnowledgeTextEncoder, build_text_encoder
@@ -121,42 +122,9 @@ def save_model(model: Model, folder: Path, storage: Storage = "float16") -> None
     is stored in float16 unless all is float32. An older model of that name is replaced,
     anything else is not. Raises `OutputError`; what was there before is then as it was.
     """
-    folder = folder.absolute()
-    _check_target(folder)
-    temporary = folder.with_name(f".{folder.name}.partial")
-    try:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
+    with replacing_folder(folder, INDEX) as temporary:
         _write_components(model, temporary, storage)
         write_manifest(temporary)
-        _take_place(temporary, folder)
-    except OSError as error:
-        raise OutputError(f"{folder}: the model could not be written ({error})") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _check_target(folder: Path) -> None:
-    """A model may be replaced; a folder of something else would be lost."""
-    if folder.is_dir() and ((folder / INDEX).is_file() or not any(folder.iterdir())):
-        return
-    if folder.exists() or not folder.name:
-        raise OutputError(f"{folder}: is there and is no model folder; give another name")
-
-
-def _take_place(temporary: Path, folder: Path) -> None:
-    """Two renames: if the second fails, or we are killed between them, the old one comes back."""
-    old = folder.with_name(f".{folder.name}.old")
-    if folder.exists():
-        shutil.rmtree(old, ignore_errors=True)
-        folder.rename(old)
-    try:
-        temporary.rename(folder)
-    except OSError:
-        if old.exists():
-            old.rename(folder)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _write_components(model: Model, folder: Path, storage: Storage) -> None:

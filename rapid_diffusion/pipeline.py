@@ -1,7 +1,6 @@
 """RapidDiffusionPipeline: the one place where the stations meet."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -9,12 +8,13 @@ import torch
 from torch import Tensor
 
 from knowledge.graph import KnowledgeGraph
-from rapid_diffusion.candidates import MOST_CANDIDATES, check_candidates
-from rapid_diffusion.checkpoints.folder import folder_digest
+from rapid_diffusion.adapters import TakesAdapters
+from rapid_diffusion.candidates import check_candidates
 from rapid_diffusion.denoising.engine import Guidance, StepCallback, denoise, row_noise
 from rapid_diffusion.denoising.samplers import SAMPLERS
 from rapid_diffusion.drawing import Images, draw, score, timed
 from rapid_diffusion.errors import NumericalError
+from rapid_diffusion.facts import ModelFacts
 from rapid_diffusion.images.convert import model_to_unit, pixels_to_pillow
 from rapid_diffusion.model_folder import Model, Storage, find_model, load_model, save_model
 from rapid_diffusion.precision import checked_device, checked_dtype, fast_dtype
@@ -27,7 +27,7 @@ from rapid_diffusion.text.tokens import Tokens
 OUTPUT_TYPES = ("pil", "numpy")
 
 
-class RapidDiffusionPipeline:
+class RapidDiffusionPipeline(ModelFacts, TakesAdapters):
     """Chinese sentences -> pictures. Every station is a public method as well."""
 
     def __init__(self, model: Model, folder: Path | None = None) -> None:
@@ -77,65 +77,6 @@ class RapidDiffusionPipeline:
                 network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return self
 
-    @property
-    def name(self) -> str:
-        """The model's name."""
-        return self.model.card.name
-
-    @property
-    def license(self) -> str:
-        """Licence of the weights."""
-        return self.model.card.license
-
-    @property
-    def attribution(self) -> str:
-        """Whose artwork the model learned from."""
-        return self.model.card.attribution
-
-    @property
-    def graph(self) -> KnowledgeGraph | None:
-        """The knowledge graph that prompts are linked to."""
-        return self.model.graph
-
-    @cached_property
-    def digest(self) -> str:
-        """`sha256:…` of the model folder; empty for a pipeline that was never on disk."""
-        return folder_digest(self.folder) if self.folder else ""
-
-    @property
-    def default_parameters(self) -> dict[str, Any]:
-        """What a call without parameters uses."""
-        card, (height, width) = self.model.card, self.sizes[0]
-        return {
-            "height": height,
-            "width": width,
-            "num_inference_steps": card.num_inference_steps,
-            "guidance_scale": card.guidance_scale,
-            "scheduler": card.scheduler,
-            "upscale": card.upscale if card.upscale in self.upscales else 1,
-        }
-
-    @property
-    def sizes(self) -> list[tuple[int, int]]:
-        """The (height, width) a drawing may have, before it is enlarged."""
-        side = self.model.denoiser.sample_size * self.model.autoencoder.factor
-        return [(side, side)]
-
-    @property
-    def schedulers(self) -> list[str]:
-        """The samplers' names."""
-        return sorted(SAMPLERS)
-
-    @property
-    def upscales(self) -> list[int]:
-        """How many times a drawing may be enlarged."""
-        return [1] if self.model.upscaler is None else [1, self.model.upscaler.scale]
-
-    @property
-    def most_candidates(self) -> int:
-        """How many pictures a call may choose from; 1 without an image tower."""
-        return 1 if self.model.pair is None else MOST_CANDIDATES
-
     def __call__(  # noqa: PLR0913 - the parameters of `diffusers` pipelines, all by keyword
         self,
         prompt: str | Sequence[str],
@@ -152,6 +93,8 @@ class RapidDiffusionPipeline:
         scheduler: str | None = None,
         upscale: int | None = None,
         knowledge: bool | Sequence[EntityWeight] = True,
+        adapter: str | None = None,
+        adapter_scale: float | None = None,
         output_type: str = "pil",
         callback_on_step_end: StepCallback | None = None,
     ) -> GenerationResult:
@@ -160,9 +103,10 @@ class RapidDiffusionPipeline:
         `seed`: one number (counted up from picture to picture), or one a picture; without it,
         seeds are drawn (from `generator`, if given) and returned. `height` and `width` are of the
         drawing, before `upscale`. `knowledge`: link prompts to the graph, do not, or use these
-        entities. `callback_on_step_end(step, steps, latents)` may raise to stop the run; it counts
-        from 0 anew for every batch of 8 pictures and every candidate. `num_candidates`: draw each
-        picture so many times, with seeds made from its own, and keep what `score` likes best.
+        entities. `adapter`: one of `adapters`, applied for this call only, `adapter_scale` (0 to 2;
+        default 1) times. `callback_on_step_end(step, steps, latents)` may raise to stop the run; it
+        counts from 0 anew for every batch of 8 pictures and every candidate. `num_candidates`: draw
+        each picture so many times, with seeds made from its own, and keep what `score` likes best.
 
         Raises `InvalidRequestError` naming the parameter, `NumericalError` for a NaN.
         """
@@ -176,12 +120,15 @@ class RapidDiffusionPipeline:
             "guidance_scale": guidance_scale,
             "scheduler": scheduler,
             "upscale": upscale,
+            "adapter": adapter,
+            "adapter_scale": adapter_scale,
         }
         request = self.request(prompt, num_images_per_prompt, seed, generator, **wishes)
         timings: dict[str, float] = {}
         with timed(timings, "text"):
             links = self.link(request, knowledge)
-        drawn = draw(self, request, links, candidates, timings, callback_on_step_end)
+        with self._adapters.applied(request.adapter, request.adapter_scale):
+            drawn = draw(self, request, links, candidates, timings, callback_on_step_end)
         first = slice(None, None, num_images_per_prompt)
         return GenerationResult(
             images=drawn.pixels if output_type == "numpy" else pixels_to_pillow(drawn.pixels),
@@ -202,7 +149,7 @@ class RapidDiffusionPipeline:
         **wishes: Any,
     ) -> Request:
         """Check every parameter and fill in the defaults; a wish of None means the default."""
-        offer = Offer(self.default_parameters, self.sizes, self.upscales)
+        offer = Offer(self.default_parameters, self.sizes, self.upscales, list(self.adapters))
         return complete_request(offer, prompt, num_images_per_prompt, seed, generator, wishes)
 
     def link(
@@ -289,8 +236,9 @@ class RapidDiffusionPipeline:
     ) -> Iterator[GenerationResult]:
         """One result for each row, in order, for any number of rows.
 
-        A row is a prompt, or a mapping with `prompt` and perhaps `seed`; everything else is given
-        once in `parameters`, as for a call (a `seed` there is counted up over all pictures). Rows
-        are read as they are needed and drawn in batches, so `timings` are those of a row's batch.
+        A row is a prompt, or a mapping with `prompt` and perhaps `seed`, `adapter` and
+        `adapter_scale`; everything else is given once in `parameters`, as for a call (a `seed`
+        there is counted up over all pictures). Rows are read as they are needed and drawn in
+        batches of equal adapters, so `timings` are those of a row's batch.
         """
         return render_rows(self, rows, **parameters)

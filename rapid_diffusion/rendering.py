@@ -13,6 +13,9 @@ from rapid_diffusion.drawing import BATCH
 from rapid_diffusion.errors import InvalidRequestError
 from rapid_diffusion.request import MOST_IMAGES, MOST_SEED, check_integer, check_prompt, seeds_for
 
+#: What a row may say for itself; rows that agree in it are drawn side by side.
+OWN_PARAMETERS = ("adapter", "adapter_scale")
+
 
 @dataclass(frozen=True)
 class GenerationResult:
@@ -51,25 +54,44 @@ def render_rows(
         seed = check_integer("seed", seed, 0, MOST_SEED)
     numbered = enumerate(rows)
     while batch := list(islice(numbered, max(1, BATCH // count))):
-        prompts: list[str] = []
-        seeds: list[int] = []
+        groups: dict[str, _Group] = {}
         for number, row in batch:
             item = _checked(number, row)
-            prompts.append(item["prompt"])
             first = item.get("seed")
             if first is None and seed is not None:
                 first = seed + number * count
-            seeds += seeds_for(first, count, generator if first is None else None)
-        result = draw(prompts, seed=seeds, num_images_per_prompt=count, **parameters)
-        yield from _one_by_one(result, count)
+            own = {key: item[key] for key in OWN_PARAMETERS if item.get(key) is not None}
+            group = groups.setdefault(repr(own), _Group(own))
+            group.numbers.append(number)
+            group.prompts.append(item["prompt"])
+            group.seeds += seeds_for(first, count, generator if first is None else None)
+        drawn: dict[int, GenerationResult] = {}
+        for group in groups.values():
+            wishes = {"seed": group.seeds, "num_images_per_prompt": count, **parameters}
+            result = draw(group.prompts, **wishes | group.parameters)
+            drawn |= zip(group.numbers, _one_by_one(result, count), strict=True)
+        yield from (drawn[number] for number, _ in batch)
+
+
+@dataclass
+class _Group:
+    """Rows of a batch that share their adapter, and so every step."""
+
+    parameters: dict[str, Any]
+    numbers: list[int] = field(default_factory=list)
+    prompts: list[str] = field(default_factory=list)
+    seeds: list[int] = field(default_factory=list)
 
 
 def _checked(number: int, row: object) -> Mapping[str, Any]:
     item = {"prompt": row} if isinstance(row, str) else row
-    if not isinstance(item, Mapping) or "prompt" not in item or set(item) - {"prompt", "seed"}:
+    allowed = {"prompt", "seed", *OWN_PARAMETERS}
+    if not isinstance(item, Mapping) or "prompt" not in item or set(item) - allowed:
         got = sorted(map(str, item)) if isinstance(item, Mapping) else type(item).__name__
         raise InvalidRequestError(
-            f"rows[{number}]", f"{got}; give a prompt, or a mapping with prompt and perhaps seed"
+            f"rows[{number}]",
+            f"{got}; give a prompt, or a mapping with prompt and perhaps seed, "
+            f"{', '.join(OWN_PARAMETERS)}",
         )
     check_prompt(f"rows[{number}].prompt", item["prompt"])
     return item

@@ -15,6 +15,7 @@ from rapid_diffusion.errors import InvalidRequestError
 MOST_CHARACTERS = 2000
 MOST_STEPS = 100
 MOST_GUIDANCE = 30.0
+MOST_SCALE = 2.0
 MOST_IMAGES = 8
 MOST_SEED = 2**53 - 1  # exact in every JSON client; torch looks at the lower 32 bits
 DRAWN_SEEDS = 2**32
@@ -38,6 +39,8 @@ class Request:
     guidance_scale: float
     scheduler: str
     upscale: int
+    adapter: str | None = None
+    adapter_scale: float = 1.0
 
     @property
     def is_guided(self) -> bool:
@@ -45,7 +48,8 @@ class Request:
         return self.guidance_scale != 1.0
 
     def parameters(self) -> dict[str, Any]:
-        """The effective parameters that are common to all rows."""
+        """The effective parameters of all rows; the adapter's only where there is one."""
+        adapter = {"adapter": self.adapter, "adapter_scale": self.adapter_scale}
         return {
             "negative_prompt": self.negative_prompt,
             "height": self.height,
@@ -54,6 +58,7 @@ class Request:
             "guidance_scale": self.guidance_scale,
             "scheduler": self.scheduler,
             "upscale": self.upscale,
+            **(adapter if self.adapter is not None else {}),
         }
 
     def batches(self, size: int) -> Iterator["Request"]:
@@ -65,11 +70,12 @@ class Request:
 
 @dataclass(frozen=True)
 class Offer:
-    """What one model can be asked for: its defaults, drawing sizes (height, width), upscales."""
+    """What one model can be asked for: defaults, sizes (height, width), upscales, adapters."""
 
     defaults: Mapping[str, Any]
     sizes: Sequence[tuple[int, int]]
     upscales: Sequence[int]
+    adapters: Sequence[str] = ()
 
 
 def complete_request(
@@ -89,6 +95,9 @@ def complete_request(
     rows = [text for text in prompts for _ in range(count)]
     wanted = {**offer.defaults, **{k: v for k, v in wishes.items() if v is not None}}
     heights, widths = zip(*offer.sizes, strict=True)
+    adapter, adapter_scale = check_adapter(
+        wanted.get("adapter"), wanted.get("adapter_scale"), offer.adapters
+    )
     return Request(
         prompts=tuple(rows),
         seeds=seeds_for(seed, len(rows), generator),
@@ -103,6 +112,8 @@ def complete_request(
         guidance_scale=check_guidance(wanted["guidance_scale"]),
         scheduler=check_choice("scheduler", wanted["scheduler"], sorted(SAMPLERS)),
         upscale=check_choice("upscale", wanted["upscale"], offer.upscales),
+        adapter=adapter,
+        adapter_scale=adapter_scale,
     )
 
 
@@ -160,6 +171,18 @@ def check_number(field: str, value: object, most: float, hint: str = "") -> floa
 def check_guidance(value: object) -> float:
     """A finite number from 0 to 30."""
     return check_number("guidance_scale", value, MOST_GUIDANCE, " (1 = no guidance)")
+
+
+def check_adapter(name: object, scale: object, loaded: Sequence[str]) -> tuple[str | None, float]:
+    """An adapter that is loaded and a scale from 0 to 2; without an adapter, no scale."""
+    if name is None:
+        if scale is not None:
+            raise InvalidRequestError("adapter_scale", f"{scale!r} without an adapter; name one")
+        return None, 1.0
+    if not isinstance(name, str) or name not in loaded:
+        there = ", ".join(loaded) or "none is loaded (load_adapter, --adapter)"
+        raise InvalidRequestError("adapter", f"{name!r}; allowed: {there}")
+    return name, check_number("adapter_scale", 1.0 if scale is None else scale, MOST_SCALE)
 
 
 def check_choice(field: str, value: object, allowed: Sequence[Choice]) -> Choice:

@@ -1,17 +1,21 @@
 """A complete model, tiny and random: every room's tests draw with it in milliseconds."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import nn
 
 from knowledge.builder import BuildOptions, build_version
 from knowledge.graph import KnowledgeGraph
 from knowledge.training import train_version
 from knowledge.transe import TransEConfig
+from rapid_diffusion.adapters import Adapters
 from rapid_diffusion.autoencoder import PatchAutoencoder, PatchConfig
+from rapid_diffusion.checkpoints.adapter import AdapterCard, base_of, write_adapter
 from rapid_diffusion.config import DenoiserConfig, ImageTowerConfig, TextConfig
 from rapid_diffusion.denoising.denoiser import build_denoiser
-from rapid_diffusion.model_folder import Model, ModelCard, save_model
+from rapid_diffusion.model_folder import Model, ModelCard, load_model, save_model
 from rapid_diffusion.super_resolution.networks import UpscalerConfig, build_network
 from rapid_diffusion.super_resolution.upscaler import Upscaler
 from rapid_diffusion.text.clip import ContrastivePair
@@ -40,6 +44,33 @@ def build_micro_model(directory: str | Path) -> Path:
         model = _random_model(tokenizer, text, graph)
     save_model(model, directory, "float32")
     return directory
+
+
+def build_micro_adapter(directory: str | Path, model_folder: str | Path, seed: int = 0) -> Path:
+    """Write a random adapter of every layer of the micro model, strong enough to be seen."""
+    folder = Path(model_folder)
+    networks = Adapters(load_model(folder)).networks
+    generator = torch.Generator().manual_seed(seed)
+    written = {name: _random_changes(network, generator) for name, network in networks.items()}
+    card = AdapterCard(f"random {seed}", base_of(folder, "micro"), license="Apache-2.0")
+    write_adapter(Path(directory), card, written)
+    return Path(directory)
+
+
+def _random_changes(
+    network: torch.nn.Module, generator: torch.Generator, rank: int = 2
+) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """The config and the weights of a LoRA as `peft` writes them."""
+    weights = {}
+    names = [n for n, m in network.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)]
+    for name in names:
+        shape = network.get_parameter(f"{name}.weight").shape
+        one = (1,) * (len(shape) - 2)
+        for part, size in (("A", (rank, *shape[1:])), ("B", (shape[0], rank, *one))):
+            values = 0.2 * torch.randn(size, generator=generator)
+            weights[f"base_model.model.{name}.lora_{part}.weight"] = values
+    config = {"peft_type": "LORA", "r": rank, "lora_alpha": 2 * rank, "target_modules": names}
+    return config | {"bias": "none", "inference_mode": True}, weights
 
 
 def build_micro_graph(store: Path) -> KnowledgeGraph:

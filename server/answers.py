@@ -100,6 +100,8 @@ def _text_of(finished: Finished, seed: int, produce_id: str) -> dict[str, str]:
         "model": finished.capabilities.name,
         "digest": finished.capabilities.digest,
     }
+    if adapter := finished.capabilities.adapters.get(finished.request.adapter or ""):
+        facts["adapter_digest"] = adapter["digest"]
     return generation_text(facts, finished.producer, produce_id)
 
 
@@ -134,6 +136,7 @@ def _repro_key(finished: Finished) -> str:
     facts = {
         "digest": finished.capabilities.digest,
         "knowledge": finished.capabilities.knowledge_version,
+        "adapter": finished.capabilities.adapters.get(finished.request.adapter or ""),
         "prompt": finished.request.prompt,
         "entities": finished.request.model_dump(include={"entities"}),
         "parameters": finished.result.parameters,

@@ -10,7 +10,10 @@ from rapid_diffusion import RapidDiffusionPipeline
 
 @dataclass(frozen=True)
 class Capabilities:
-    """The facts of one model; `sizes` are (height, width) in pixels of the drawing."""
+    """The facts of one model; `sizes` are (height, width) in pixels of the drawing.
+
+    `adapters` maps the name a request gives to what is told of that adapter.
+    """
 
     name: str
     digest: str
@@ -23,6 +26,7 @@ class Capabilities:
     knowledge_version: str | None
     attributions: str
     most_candidates: int = 1
+    adapters: dict[str, dict[str, str]]
 
     @property
     def model(self) -> dict[str, str]:
@@ -49,8 +53,17 @@ def read_capabilities(pipeline: RapidDiffusionPipeline) -> Capabilities:
         defaults=dict(pipeline.default_parameters),
         knowledge_version=None if graph is None else graph.version,
         most_candidates=pipeline.most_candidates,
-        attributions="\n\n".join(filter(None, [pipeline.attribution, read_notice()])),
+        attributions="\n\n".join(filter(None, [*_whose(pipeline), read_notice()])),
+        adapters={
+            name: {"name": name, "title": card.name, "digest": card.digest, "license": card.license}
+            for name, card in pipeline.adapters.items()
+        },
     )
+
+
+def _whose(pipeline: RapidDiffusionPipeline) -> list[str]:
+    """Whose artwork the model and its adapters learned from."""
+    return [pipeline.attribution, *(card.attribution for card in pipeline.adapters.values())]
 
 
 def package_version() -> str:

@@ -18,11 +18,13 @@ logger = logging.getLogger("uvicorn.error")
 def run(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT; both stop listening, finish what was accepted, and return.
 
-    Raises `CheckpointError` where the model cannot be loaded, before anything listens.
+    Raises `CheckpointError` where the model or an adapter cannot be loaded, before it listens.
     """
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     pipeline = RapidDiffusionPipeline.from_pretrained(settings.model, device=settings.device)
+    for name, path in settings.adapters.items():
+        pipeline.load_adapter(path, name)
     config = uvicorn.Config(
         create_app(settings, pipeline),
         host=settings.host,

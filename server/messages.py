@@ -194,6 +194,14 @@ REASONS: dict[str, dict[Language, str]] = {
         "en": "must be 'auto' or 'off': this model has no knowledge graph",
         "zh": "只能为 'auto' 或 'off'：此模型没有知识图谱",
     },
+    "no_adapters": {
+        "en": "must be left out: this server has no adapter loaded",
+        "zh": "必须省略：此服务未加载任何适配器",
+    },
+    "no_adapter_named": {
+        "en": "must be left out where no adapter is named",
+        "zh": "未指定 adapter 时必须省略",
+    },
     "single_picture": {
         "en": "must be 1 where the answer is the picture itself (response_format binary)",
         "zh": "直接返回图片（response_format binary）时必须为 1",

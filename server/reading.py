@@ -76,8 +76,19 @@ def _check_model(request: GenerationRequest, able: Capabilities) -> None:
         raise _unsupported("upscale", request.upscale, able.upscales)
     if request.num_candidates > able.most_candidates:
         raise _unsupported("num_candidates", request.num_candidates, [able.most_candidates])
+    _check_adapter(request, able)
     if isinstance(request.entities, list) and able.knowledge_version is None:
         raise invalid("entities", "no_knowledge", [e.id for e in request.entities])
+
+
+def _check_adapter(request: GenerationRequest, able: Capabilities) -> None:
+    if request.adapter is None:
+        if request.adapter_scale is not None:
+            raise invalid("adapter_scale", "no_adapter_named", request.adapter_scale)
+    elif not able.adapters:
+        raise invalid("adapter", "no_adapters", request.adapter)
+    elif request.adapter not in able.adapters:
+        raise _unsupported("adapter", request.adapter, list(able.adapters))
 
 
 def choose_delivery(request: GenerationRequest, accept: str) -> Delivery:
@@ -110,6 +121,8 @@ def pipeline_arguments(request: GenerationRequest, seed: int) -> dict[str, Any]:
         "num_candidates",
         "scheduler",
         "upscale",
+        "adapter",
+        "adapter_scale",
     )
     chosen = {name: getattr(request, name) for name in names}
     return {name: value for name, value in chosen.items() if value is not None} | {"seed": seed}

@@ -90,6 +90,8 @@ class GenerationRequest(BaseModel):
     seed: int | None = Field(None, ge=0, le=MAX_SEED)
     scheduler: str | None = Field(None, min_length=1, max_length=64)
     upscale: int | None = Field(None, ge=1, le=16)
+    adapter: str | None = Field(None, min_length=1, max_length=64)
+    adapter_scale: float | None = Field(None, ge=0.0, le=2.0, allow_inf_nan=False)
     output_format: ImageFormat = "png"
     output_quality: int = Field(95, ge=1, le=100, description="of jpeg and webp; png is lossless")
     response_format: Literal["b64_json", "url", "binary"] = "b64_json"

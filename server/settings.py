@@ -24,6 +24,9 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="port; 0 takes a free one")
     model: str = Field("emoji-zh", description="name of a shipped model, or a model folder")
+    adapters: dict[str, str] = Field(
+        default_factory=dict, description="adapter folders of that model, by name"
+    )
     device: str | None = Field(None, description="cpu, cuda, cuda:1 …; None chooses")
     threads: int | None = Field(None, ge=1, le=1024, description="CPU threads; None leaves torch's")
     queue_size: int = Field(16, ge=1, le=10_000, description="requests that may wait")

@@ -63,6 +63,21 @@ def test_count_counts_seeds_up_and_a_folder_is_made(generate, tmp_path):
     assert [Path(line).name for line in out.splitlines()] == ["0000-3.png", "0001-4.png"]
 
 
+def test_an_adapter_draws_and_the_picture_names_it(
+    generate, micro_adapter_folder, tmp_path, capsys
+):
+    files = [str(tmp_path / "a.png"), str(tmp_path / "b.png")]
+    for file, wish in zip(files, ([], ["--adapter", str(micro_adapter_folder)]), strict=True):
+        assert generate("老虎", "-o", file, "--seed", "7", *wish)[0] == 0
+    assert Path(files[0]).read_bytes() != Path(files[1]).read_bytes()
+    cli.run(["inspect", files[1]])
+    told = json.loads(capsys.readouterr().out)["parameters"]
+    assert told["adapter"] == "random 0"
+    assert told["adapter_digest"].startswith("sha256:")
+    code, _, error = generate("老虎", "-o", files[0], "--adapter-scale", "1")
+    assert (code, "adapter_scale" in error) == (2, True)
+
+
 def test_without_knowledge_nothing_is_linked(generate, tmp_path):
     _, out, _ = generate("老虎", "-o", str(tmp_path / "a.png"), "--no-knowledge", "--json")
     assert json.loads(out)["links"] == []
@@ -207,6 +222,19 @@ def test_serve_takes_options_over_the_environment(monkeypatch):
     monkeypatch.setenv("RAPID_DIFFUSION_HOST", "::1")
     assert cli.run(["serve", "--host", "127.0.0.1"]) == 0
     assert (seen[0].host, seen[0].port, seen[0].model) == ("127.0.0.1", 1234, "emoji-zh")
+
+
+def test_serve_and_finetune_hand_their_arguments_on(monkeypatch, tmp_path, capsys):
+    seen = []
+    monkeypatch.setattr("server.main.run", seen.append)
+    assert cli.run(["serve", "--adapter", "ink=a/b", "--adapter", "oil=c=d"]) == 0
+    assert seen[0].adapters == {"ink": "a/b", "oil": "c=d"}
+    assert cli.run(["serve", "--adapter", "ink"]) == 2
+    monkeypatch.setattr("rapid_diffusion.training.finetune.run", lambda *given, **named: named)
+    (tmp_path / "mine.toml").touch()
+    capsys.readouterr()
+    assert cli.run(["finetune", str(tmp_path / "mine.toml"), "--fresh"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"resume": False}
 
 
 def test_serve_names_a_setting_that_is_wrong(monkeypatch, capsys):

@@ -14,14 +14,23 @@ if TYPE_CHECKING:
     from rapid_diffusion import GenerationResult, RapidDiffusionPipeline
 
 
+OutputOption = Annotated[
+    Path,
+    typer.Option(
+        "-o", "--output", help="FILE.png (.jpg, .webp) for one picture, a folder for several."
+    ),
+]
+AdapterOption = Annotated[
+    Path | None, typer.Option(help="An adapter folder that was trained on this model.")
+]
+ScaleOption = Annotated[
+    float | None, typer.Option(help="How strongly the adapter counts: 0 to 2; 1 if left out.")
+]
+
+
 def generate(
     prompts: Annotated[list[str], typer.Argument(metavar="PROMPT", help="Chinese sentences.")],
-    output: Annotated[
-        Path,
-        typer.Option(
-            "-o", "--output", help="FILE.png (.jpg, .webp) for one picture, a folder for several."
-        ),
-    ],
+    output: OutputOption,
     model: Annotated[
         str, typer.Option(help="Name of a shipped model, or a model folder.")
     ] = "emoji-zh",
@@ -37,6 +46,8 @@ def generate(
     candidates: Annotated[
         int, typer.Option(help="Draw each picture so many times and keep the best match.", min=1)
     ] = 1,
+    adapter: AdapterOption = None,
+    adapter_scale: ScaleOption = None,
     knowledge: Annotated[
         bool, typer.Option("--knowledge/--no-knowledge", help="Use the knowledge graph.")
     ] = True,
@@ -56,7 +67,7 @@ def generate(
     sentences = [check_prompt("prompt", prompt) for prompt in prompts for _ in range(count)]
     seeds = seeds_for(seed, len(sentences))
     place = prepare_output(output, len(sentences))
-    parameters = {
+    parameters: dict[str, Any] = {
         "num_inference_steps": steps,
         "guidance_scale": guidance,
         "negative_prompt": negative,
@@ -64,8 +75,11 @@ def generate(
         "upscale": upscale,
         "num_candidates": candidates,
         "knowledge": knowledge,
+        "adapter_scale": adapter_scale,
     }
     pipe = RapidDiffusionPipeline.from_pretrained(model)
+    if adapter is not None:
+        parameters["adapter"] = pipe.load_adapter(adapter)
     rows = [{"prompt": s, "seed": n} for s, n in zip(sentences, seeds, strict=True)]
     for index, (row, result) in enumerate(_render(pipe, rows, parameters)):
         row |= _chosen(result)
@@ -103,6 +117,8 @@ def _save(
     from rapid_diffusion.images.saving import save_image
 
     made_by = {"model": pipe.name, "digest": pipe.digest}
+    if adapter := result.parameters.get("adapter"):
+        made_by["adapter_digest"] = pipe.adapters[adapter].digest
     save_image(file, result.images[0], generation_text({**row, **result.parameters, **made_by}))
 
 

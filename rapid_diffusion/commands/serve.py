@@ -15,6 +15,10 @@ def serve(
     port: Annotated[int | None, typer.Option(help="Port; 0 takes a free one.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 …")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads of the model.")] = None,
+    adapter: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=PATH", help="An adapter folder, and what requests call it."),
+    ] = None,
 ) -> None:
     """Answer POST /generate until SIGTERM or Ctrl-C; what was accepted is finished first.
 
@@ -27,8 +31,18 @@ def serve(
             f"the service needs {error.name}, which is not installed:"
             " pip install 'rapid-diffusion[server]'"
         ) from error
-    given = {"model": model, "host": host, "port": port, "device": device, "threads": threads}
+    given: dict[str, Any] = {"model": model, "host": host, "port": port}
+    given |= {"device": device, "threads": threads}
+    if adapter:
+        given["adapters"] = dict(map(_named_path, adapter))
     run(_settings({name: value for name, value in given.items() if value is not None}))
+
+
+def _named_path(text: str) -> tuple[str, str]:
+    name, equals, path = text.partition("=")
+    if not (name and equals and path):
+        raise InvalidRequestError("adapter", f"{text!r}; allowed: NAME=PATH")
+    return name, path
 
 
 def _settings(given: dict[str, Any]) -> Any:

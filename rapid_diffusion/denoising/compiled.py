@@ -3,26 +3,42 @@
 Compiling takes about a minute, once for each batch size, and pays in a service or a long batch.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
 
+_FOLDED = "weights_are_folded"
 
-def compile_network(network: nn.Module) -> None:
+
+def compile_network(network: nn.Module, *, freeze: bool = True) -> None:
     """Compile `network.forward` in place; its weights and its class stay what they are.
 
-    "freezing" folds the weights in and lays them out for the processor, so it holds for inference
-    only: weights that change afterwards are not seen. Both the tracer and the code generator look
-    at the global setting, so `torch.compile(options=...)` would not reach the first of them and
-    nothing would be laid out; therefore it is set around every call.
+    Frozen, its weights are folded in and laid out for the processor: weights that change afterwards
+    are not seen, so adapters refuse such a network. With `freeze=False` weights stay inputs of the
+    compiled code, and an adapter is switched without compiling again.
     """
-    import torch._inductor.config as inductor
-
     compiled = torch.compile(network.forward, dynamic=False)
+    network.forward = _frozen(compiled) if freeze else compiled
+    setattr(network, _FOLDED, freeze)
 
-    def frozen(*inputs: Any, **named: Any) -> Any:
+
+def has_folded_weights(network: nn.Module) -> bool:
+    """Whether `network` was compiled in a way that does not see its weights change."""
+    return bool(getattr(network, _FOLDED, False))
+
+
+def _frozen(compiled: Callable[..., Any]) -> Callable[..., Any]:
+    """The setting around every call: the tracer and the code generator both look at the global one.
+
+    Given as an option of `torch.compile`, it would not reach the tracer and nothing be laid out.
+    """
+
+    def call(*inputs: Any, **named: Any) -> Any:
+        import torch._inductor.config as inductor
+
         with inductor.patch(freezing=True):
             return compiled(*inputs, **named)
 
-    network.forward = frozen
+    return call

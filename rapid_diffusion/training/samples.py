@@ -15,23 +15,21 @@ from rapid_diffusion.images.png import encode_png
 from rapid_diffusion.model_folder import ModelCard
 from rapid_diffusion.text.encoder import KnowledgeTextEncoder, TextStates
 from rapid_diffusion.text.tokens import Tokens
-from rapid_diffusion.training.data import Examples
+from rapid_diffusion.training.latents import AnyExamples
 
 PICTURES = 8
 COLUMNS = 4
 MARGIN = 4
 
 
-def sample_rows(examples: Examples) -> list[int]:
+def sample_rows(examples: AnyExamples) -> list[int]:
     """The rows whose first captions are drawn: spread over the held-out ones, or the others."""
-    rows = examples.held_out or examples.train
-    places = np.linspace(0, len(rows) - 1, min(PICTURES, len(rows))).round().astype(int)
-    return [rows[place] for place in places]
+    return examples.fixed_rows(PICTURES)
 
 
-def sample_captions(examples: Examples) -> list[str]:
+def sample_captions(examples: AnyExamples) -> list[str]:
     """What the pictures of a sheet should show, in their order."""
-    return [examples.rows[row]["captions"][0] for row in sample_rows(examples)]
+    return examples.first_texts(sample_rows(examples))
 
 
 class Sampler:
@@ -46,7 +44,7 @@ class Sampler:
         denoiser: Denoiser,
         encoder: KnowledgeTextEncoder,
         autoencoder: Autoencoder,
-        examples: Examples,
+        examples: AnyExamples,
         card: ModelCard,
     ) -> None:
         self.denoiser, self.encoder, self.autoencoder = denoiser, encoder, autoencoder

@@ -7,6 +7,7 @@ import sys
 import tarfile
 import tempfile
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +28,14 @@ PACKAGES = {
 }
 
 
-def fetch(directory: Path) -> None:
+def fetch(directory: Path, packages: Mapping[str, str] = PACKAGES) -> None:
     """Put every package under `directory/<name>/`, unpacked; those already there are kept.
 
     Needs the `npm` program. A package is unpacked under a temporary name and then renamed, so an
     interrupted run leaves nothing half there.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    for name, specification in PACKAGES.items():
+    for name, specification in packages.items():
         if not (directory / name / "package.json").exists():
             _fetch_one(directory, name, specification)
 

@@ -4,6 +4,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -76,6 +77,17 @@ def client(pipeline: RapidDiffusionPipeline) -> Iterator[httpx.Client]:
     """One server for every test that only asks."""
     with serving(Settings(queue_size=8), pipeline) as client:
         yield client
+
+
+@pytest.fixture(scope="session")
+def adapted(
+    micro_model_folder: Path, micro_adapter_folder: Path
+) -> Iterator[tuple[httpx.Client, RapidDiffusionPipeline]]:
+    """A server with the adapter `ink`, and the pipeline behind it."""
+    pipeline = RapidDiffusionPipeline.from_pretrained(micro_model_folder)
+    pipeline.load_adapter(micro_adapter_folder, "ink")
+    with serving(Settings(), pipeline) as client:
+        yield client, pipeline
 
 
 @pytest.fixture

@@ -1,0 +1,246 @@
+"""Does an adapter draw its style, and is the old one kept? `python benchmarks/finetune.py`.
+
+Style: a linear probe on the judge's features of *real* pictures tells eight styles apart: the seven
+that the model was trained on and the adapter's. It is fitted in folds over concepts, so that a
+picture, real or drawn, is always judged by a probe that never saw its concept. Drawn: the plain
+captions of the new data, of concepts the adapter learned from and of others; the same captions
+without the adapter say what the base makes of them.
+
+Old domain: the judge's recall of trained pairs (as in `evaluation/report.py`), with the adapter and
+without; the difference has a bootstrap interval over concepts. Without the adapter the model is the
+base to the bit (`tests/test_adapters.py`).
+"""
+
+import argparse
+import hashlib
+import json
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from rapid_diffusion import RapidDiffusionPipeline
+from rapid_diffusion.evaluation.report import Recognition
+from rapid_diffusion.evaluation.retrieval import Query, ranks
+from rapid_diffusion.images.convert import pixels_to_unit
+from rapid_diffusion.training.data import read_rows
+
+FOLDS = 5
+NAME = "adapter"
+BARS = {"told_apart": 0.70, "old_recall_at_1_lost": 0.03}
+Row = dict[str, Any]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="emoji-zh")
+    parser.add_argument("--adapter", type=Path, default=Path(".work/noto_v1/run/adapter"))
+    parser.add_argument("--old", type=Path, default=Path(".work/emoji_zh"))
+    parser.add_argument("--new", type=Path, default=Path(".work/noto_v1"))
+    parser.add_argument("--out", type=Path, default=Path("docs/results/finetune.json"))
+    parser.add_argument("--concepts", type=int, default=100, help="at most so many of each kind")
+    parser.add_argument("--seeds", type=int, default=1, help="pictures a prompt")
+    options = parser.parse_args()
+    started = time.monotonic()
+    pipeline = RapidDiffusionPipeline.from_pretrained(options.model)
+    pipeline.load_adapter(options.adapter, NAME)
+    bench = Bench(pipeline, options)
+    report: dict[str, Any] = {
+        "command": " ".join(["python", *sys.argv]),
+        "model": {"name": pipeline.name, "digest": pipeline.digest},
+        "adapter": {"name": pipeline.adapters[NAME].name, "digest": pipeline.adapters[NAME].digest},
+        "training": pipeline.adapters[NAME].training,
+        "bars": BARS,
+        "seeds": options.seeds,
+        "switch": switch(pipeline),
+        "style": bench.style(),
+        "old_domain": bench.old_domain(),
+    }
+    report["seconds"] = round(time.monotonic() - started, 1)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(report, ensure_ascii=False, indent=1) + "\n")
+    print(json.dumps(report, ensure_ascii=False, indent=1))
+
+
+class Bench:
+    """The judge and its real pictures, old and new."""
+
+    def __init__(self, pipeline: RapidDiffusionPipeline, options: argparse.Namespace) -> None:
+        self.pipeline, self.options = pipeline, options
+        self.recognition = Recognition(options.old)
+        self.rows: list[Row] = read_rows(options.new / "metadata.jsonl")
+        pictures = np.load(options.new / "pictures_256.npy", mmap_mode="r")
+        judge = self.recognition.judge
+        self.features = torch.cat(
+            [
+                judge.features(pixels_to_unit(pictures[n : n + 32]))
+                for n in range(0, len(pictures), 32)
+            ]
+        )
+
+    def style(self) -> dict[str, Any]:
+        """How often the probe names the adapter's style, for real pictures and for drawn ones."""
+        gallery = self.recognition.gallery
+        new = self.rows[0]["style"]
+        probe = StyleProbe(
+            torch.cat([gallery.features, self.features]),
+            gallery.styles + [row["style"] for row in self.rows],
+            gallery.concepts + [row["code"] for row in self.rows],
+        )
+        report: dict[str, Any] = {"styles": probe.names, "real_pictures": probe.on_real(new)}
+        most = self.options.concepts
+        kinds = {
+            "learned_concepts": [row for row in self.rows if row["split"] == "train"][:most],
+            "other_concepts": [row for row in self.rows if row["split"] != "train"][:most],
+        }
+        every: list[bool] = []
+        for kind, rows in kinds.items():
+            for adapter in (NAME, None):
+                named = self._styles_of(probe, rows, adapter)
+                counted = [name == new for name in named]
+                every += counted if adapter else []
+                report[f"{kind}_{'with' if adapter else 'without'}_adapter"] = {
+                    "pictures": len(named),
+                    "told_apart": _share(counted),
+                    "named": dict(Counter(named).most_common()),
+                }
+        report["told_apart"] = _share(every)
+        report["bar_met"] = report["told_apart"] >= BARS["told_apart"]
+        return report
+
+    def _styles_of(
+        self, probe: "StyleProbe", rows: Sequence[Row], adapter: str | None
+    ) -> list[str]:
+        features = self._draw([row["captions"][0] for row in rows], adapter)
+        codes = [row["code"] for row in rows for _ in range(self.options.seeds)]
+        return probe.name(features, codes)
+
+    def _draw(self, prompts: Sequence[str], adapter: str | None) -> Tensor:
+        wanted = [
+            {"prompt": text, "seed": seed} for text in prompts for seed in range(self.options.seeds)
+        ]
+        results = self.pipeline.render(wanted, adapter=adapter, output_type="numpy")
+        judge = self.recognition.judge
+        return torch.cat([judge.features(pixels_to_unit(result.images)) for result in results])
+
+    def old_domain(self) -> dict[str, Any]:
+        """The judge's recall at 1 of trained pairs, with the adapter on and off, and the loss."""
+        gallery, among = self.recognition.gallery, self.recognition.among
+        rows = one_style_each(self.recognition.rows, among)[: self.options.concepts]
+        found: dict[str, list[bool]] = {}
+        for name, adapter in (("without_adapter", None), ("with_adapter", NAME)):
+            features = self._draw([row["captions"][0] for row in rows], adapter)
+            owners = [row for row in rows for _ in range(self.options.seeds)]
+            queries = [
+                Query(one, row["code"], row["style"])
+                for one, row in zip(features, owners, strict=True)
+            ]
+            found[name] = [place == 0 for place in ranks(queries, gallery, among)]
+        lost, interval = difference(found["without_adapter"], found["with_adapter"], len(rows))
+        return {
+            "prompts": len(rows),
+            **{f"recall_at_1_{name}": _share(hits) for name, hits in found.items()},
+            "lost": lost,
+            "interval_95": interval,
+            "bar_met": lost <= BARS["old_recall_at_1_lost"],
+        }
+
+
+class StyleProbe:
+    """Logistic regression on features (N, F); fold k was fitted without the concepts of fold k."""
+
+    def __init__(self, features: Tensor, styles: list[str], concepts: list[str]) -> None:
+        self.names = sorted(set(styles))
+        self.features, self.concepts = features, concepts
+        self.styles = styles
+        labels = torch.tensor([self.names.index(style) for style in styles])
+        fold = torch.tensor([fold_of(concept) for concept in concepts])
+        self.mean, self.scale = features.mean(0), features.std(0) + 1e-6
+        self.probes = [self._fit(labels, fold != held) for held in range(FOLDS)]
+
+    def name(self, features: Tensor, concepts: Sequence[str]) -> list[str]:
+        """The style of each picture, by the probe that never saw its concept."""
+        inputs = (features - self.mean) / self.scale
+        return [
+            self.names[int(self.probes[fold_of(concept)](row[None]).argmax())]
+            for row, concept in zip(inputs, concepts, strict=True)
+        ]
+
+    def on_real(self, style: str) -> dict[str, Any]:
+        """How often the probe is right on real pictures: all of them, and those of `style`."""
+        right = [
+            a == b
+            for a, b in zip(self.name(self.features, self.concepts), self.styles, strict=True)
+        ]
+        own = [hit for hit, other in zip(right, self.styles, strict=True) if other == style]
+        return {"pictures": len(right), "right": _share(right), f"right_on_{style}": _share(own)}
+
+    def _fit(self, labels: Tensor, chosen: Tensor) -> torch.nn.Linear:
+        torch.manual_seed(0)
+        probe = torch.nn.Linear(self.features.shape[1], len(self.names))
+        inputs, wanted = ((self.features - self.mean) / self.scale)[chosen], labels[chosen]
+        # every style counts the same, however many pictures it has
+        weights = 1 / torch.bincount(wanted, minlength=len(self.names)).clamp(min=1)
+        optimizer = torch.optim.AdamW(probe.parameters(), 1e-3, weight_decay=1.0)
+        for _ in range(300):
+            loss = functional.cross_entropy(probe(inputs), wanted, weights)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        return probe.requires_grad_(False)
+
+
+def fold_of(concept: str) -> int:
+    return int(hashlib.sha256(concept.encode()).hexdigest(), 16) % FOLDS
+
+
+def one_style_each(rows: Sequence[Row], codes: Sequence[str]) -> list[Row]:
+    """One training picture of each concept, by digest, so that every style gets its share."""
+    groups: dict[str, list[Row]] = {code: [] for code in codes}
+    for row in rows:
+        if row["code"] in groups and row["split"] == "train":
+            groups[row["code"]].append(row)
+    return [
+        min(
+            group, key=lambda row: hashlib.sha256((row["code"] + row["style"]).encode()).hexdigest()
+        )
+        for group in groups.values()
+        if group
+    ]
+
+
+def difference(
+    one: Sequence[bool], two: Sequence[bool], prompts: int, rounds: int = 2000
+) -> tuple[float, list[float]]:
+    """Share of `one` minus share of `two`, with its 95 % bootstrap interval over prompts."""
+    each = np.asarray(one, float).reshape(prompts, -1) - np.asarray(two, float).reshape(prompts, -1)
+    means = each.mean(1)
+    drawn = np.random.default_rng(0).integers(0, prompts, (rounds, prompts))
+    low, high = np.quantile(means[drawn].mean(1), (0.025, 0.975))
+    return round(float(means.mean()), 4), [round(float(low), 4), round(float(high), 4)]
+
+
+def switch(pipeline: RapidDiffusionPipeline) -> dict[str, float]:
+    """Seconds that adding and taking back the adapter's change adds to a call."""
+    seconds = []
+    for _ in range(5):
+        started = time.perf_counter()
+        with pipeline._adapters.applied(NAME):
+            pass
+        seconds.append(time.perf_counter() - started)
+    return {"median_seconds": round(sorted(seconds)[2], 4)}
+
+
+def _share(hits: Sequence[bool]) -> float:
+    return round(sum(hits) / max(1, len(hits)), 4)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,77 @@
+"""What a loaded model says of itself, and what it can be asked for."""
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from knowledge.graph import KnowledgeGraph
+from rapid_diffusion.candidates import MOST_CANDIDATES
+from rapid_diffusion.checkpoints.folder import folder_digest
+from rapid_diffusion.denoising.samplers import SAMPLERS
+from rapid_diffusion.model_folder import Model
+
+
+class ModelFacts:
+    """The properties of a pipeline that can be read without drawing anything."""
+
+    model: Model
+    folder: Path | None
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        return self.model.card.name
+
+    @property
+    def license(self) -> str:
+        """Licence of the weights."""
+        return self.model.card.license
+
+    @property
+    def attribution(self) -> str:
+        """Whose artwork the model learned from."""
+        return self.model.card.attribution
+
+    @property
+    def graph(self) -> KnowledgeGraph | None:
+        """The knowledge graph that prompts are linked to."""
+        return self.model.graph
+
+    @cached_property
+    def digest(self) -> str:
+        """`sha256:…` of the model folder; empty for a pipeline that was never on disk."""
+        return folder_digest(self.folder) if self.folder else ""
+
+    @property
+    def default_parameters(self) -> dict[str, Any]:
+        """What a call without parameters uses."""
+        card, (height, width) = self.model.card, self.sizes[0]
+        return {
+            "height": height,
+            "width": width,
+            "num_inference_steps": card.num_inference_steps,
+            "guidance_scale": card.guidance_scale,
+            "scheduler": card.scheduler,
+            "upscale": card.upscale if card.upscale in self.upscales else 1,
+        }
+
+    @property
+    def sizes(self) -> list[tuple[int, int]]:
+        """The (height, width) a drawing may have, before it is enlarged."""
+        side = self.model.denoiser.sample_size * self.model.autoencoder.factor
+        return [(side, side)]
+
+    @property
+    def schedulers(self) -> list[str]:
+        """The samplers' names."""
+        return sorted(SAMPLERS)
+
+    @property
+    def upscales(self) -> list[int]:
+        """How many times a drawing may be enlarged."""
+        return [1] if self.model.upscaler is None else [1, self.model.upscaler.scale]
+
+    @property
+    def most_candidates(self) -> int:
+        """How many pictures a call may choose from; 1 without an image tower."""
+        return 1 if self.model.pair is None else MOST_CANDIDATES

@@ -1,0 +1,159 @@
+"""What learns in a fine-tuning, from which loss, and what it cost the old domain."""
+
+import math
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from rapid_diffusion.checkpoints.folder import load_strict
+from rapid_diffusion.denoising.denoiser import Denoiser
+from rapid_diffusion.denoising.samplers import TIMESTEPS
+from rapid_diffusion.model_folder import Model
+from rapid_diffusion.text.encoder import TextStates
+from rapid_diffusion.training.config import LoopConfig
+from rapid_diffusion.training.data import Examples, step_generator
+from rapid_diffusion.training.finetune_data import Mixture, Source, spread
+from rapid_diffusion.training.stages import Stage
+
+#: Where on the way from picture (0) to noise (1) a loss is measured, and on how many rows.
+TIMES = (0.2, 0.5, 0.8, 0.95)
+MOST_ROWS = 128
+
+
+class Learning(nn.Module):
+    """The parameters that learn and nothing else, so that a checkpoint holds these only.
+
+    `networks` are switched to training with it (dropout); they are not part of it.
+    """
+
+    def __init__(self, networks: Sequence[nn.Module], learns: Iterable[nn.Parameter]) -> None:
+        super().__init__()
+        self.networks = list(networks)  # a plain list: modules in it are not registered
+        chosen = {id(parameter) for parameter in learns}
+        for number, network in enumerate(networks):
+            for name, parameter in network.named_parameters():
+                parameter.requires_grad_(id(parameter) in chosen)
+                if id(parameter) in chosen:
+                    self.register_parameter(f"{number}/{name.replace('.', '/')}", parameter)
+
+    def train(self, mode: bool = True) -> "Learning":
+        """Training or evaluation, for the networks as well."""
+        for network in self.networks:
+            network.train(mode)
+        return super().train(mode)
+
+    def take(self, weights: dict[str, Tensor], where: str) -> None:
+        """Go on with these weights (the averages of a finished stage), fixed."""
+        with torch.no_grad():
+            load_strict(self, weights, where)
+        self.eval().requires_grad_(False)
+
+
+def draft_stage(learning: Learning, model: Model, mixture: Mixture, loop: LoopConfig) -> Stage:
+    """Regression: the text tower and the draft, from sentences to the latents of their pictures."""
+    draft, encoder = model.denoiser.draft, model.text_encoder
+    assert draft is not None
+
+    def loss(step: int) -> Tensor:
+        tokens, clean = mixture.batch(step, loop, step_generator(loop.seed, step))
+        drafted = draft(encoder.encode(tokens).hidden[:, 0])
+        return functional.mse_loss(drafted.float(), clean.to(drafted.device))
+
+    return Stage("draft", learning, loss)
+
+
+def diffusion_stage(
+    learning: Learning, model: Model, mixture: Mixture, loop: LoopConfig, *, text: bool
+) -> Stage:
+    """Flow matching, times drawn as in the training of the model (`training.stages`).
+
+    With `text` the tower learns here: through the UNet and, where there is a draft, from it too.
+    """
+    encoder, denoiser = model.text_encoder, model.denoiser
+    forward = torch.compile(denoiser) if loop.compile else denoiser
+
+    def loss(step: int) -> Tensor:
+        generator = step_generator(loop.seed, step)
+        tokens, clean = mixture.batch(step, loop, generator)
+        noise = torch.randn(clean.shape, generator=generator)
+        drawn = torch.randn(len(clean), generator=generator)
+        times = (drawn + math.log(model.card.shift)).sigmoid()
+        with torch.set_grad_enabled(text):
+            states = encoder.encode(tokens)
+        flow = velocity_loss(forward, states, clean, noise, times).mean()
+        if not text or denoiser.draft is None:
+            return flow
+        drafted = denoiser.draft(states.hidden[:, 0])
+        return flow + functional.mse_loss(drafted.float(), clean.to(drafted.device))
+
+    return Stage("diffusion", learning, loss)
+
+
+def velocity_loss(
+    denoiser: nn.Module, states: TextStates, clean: Tensor, noise: Tensor, times: Tensor
+) -> Tensor:
+    """The error (B,) of the velocity noise - clean at `times` (B,) from 0 = picture to 1 = noise.
+
+    Flow matching (Lipman et al., 2023): on the straight way from clean to noise, both (B, C, h, w).
+    """
+    at = times[:, None, None, None]
+    noisy = ((1 - at) * clean + at * noise).contiguous(memory_format=torch.channels_last)
+    device = states.hidden.device
+    velocity = denoiser(
+        noisy.to(device), (TIMESTEPS * times).to(device), states.hidden, states.mask
+    )
+    return (velocity.float() - (noise - clean).to(device)).square().flatten(1).mean(1)
+
+
+@torch.no_grad()
+def measure(model: Model, source: Source, rows: list[int], batch: int = 32) -> dict[str, float]:
+    """The mean loss at `TIMES`, with fixed noise and plain captions, and that of the draft."""
+    encoder, denoiser = model.text_encoder, model.denoiser
+    networks: tuple[nn.Module, ...] = (encoder, denoiser)
+    for network in networks:
+        network.eval()
+    chosen = spread(rows, MOST_ROWS)
+    noise = torch.randn(
+        source.latents[chosen].shape, generator=torch.Generator().manual_seed(0)
+    ).split(batch)
+    flow: list[Tensor] = []
+    drafts: list[Tensor] = []
+    for part, noisy in zip(torch.tensor(chosen).split(batch), noise, strict=True):
+        clean = source.latents[part]
+        states = encoder.encode(source.examples.first_captions(part.tolist()))
+        flow += [
+            velocity_loss(denoiser, states, clean, noisy, torch.full((len(part),), time))
+            for time in TIMES
+        ]
+        drafts.append(_draft_error(denoiser, states, clean))
+    return {
+        "rows": len(chosen),
+        "loss": round(float(torch.cat(flow).mean()), 5),
+        **({"draft": round(float(torch.cat(drafts).mean()), 5)} if denoiser.draft else {}),
+    }
+
+
+def _draft_error(denoiser: Denoiser, states: TextStates, clean: Tensor) -> Tensor:
+    if denoiser.draft is None:
+        return torch.zeros(0)
+    drafted = denoiser.draft(states.hidden[:, 0])
+    return (drafted.float() - clean.to(drafted.device)).square().flatten(1).mean(1)
+
+
+def measure_all(model: Model, mixture: Mixture) -> dict[str, dict[str, float]]:
+    """`measure` on the held-out and the training rows of the new data, and on the old domain's."""
+    found = {}
+    for name, source in (("new", mixture.new), ("old", mixture.old)):
+        if source is None:
+            continue
+        for split, rows in _splits(source.examples).items():
+            if name == "new" or split == "held_out" or not source.examples.held_out:
+                found[f"{name}_{split}"] = measure(model, source, rows)
+    return found
+
+
+def _splits(examples: Examples) -> dict[str, list[int]]:
+    splits = {"held_out": examples.held_out, "train": examples.train}
+    return {name: rows for name, rows in splits.items() if rows}
