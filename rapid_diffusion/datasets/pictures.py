@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from rapid_diffusion.datasets.rows import Problem, Row, RowError
 
@@ -75,7 +75,7 @@ def decode(content: bytes) -> Image.Image:
                 _check_size(image)
                 image.load()
                 return _to_rgb(ImageOps.exif_transpose(image))
-        except Image.UnidentifiedImageError as error:
+        except UnidentifiedImageError as error:
             raise RowError(f"not a picture; {', '.join(FORMATS)} are read") from error
         except _DECODING_ERRORS as error:
             raise RowError(f"the picture cannot be decoded ({error})") from error

@@ -232,8 +232,10 @@ class _Writer:
             array.finish()
 
     def close(self) -> None:
-        for file in (*self._arrays.values(), self._metadata, self._refused):
-            file.close()
+        for array in self._arrays.values():
+            array.close()
+        self._metadata.close()
+        self._refused.close()
 
 
 def _write_line(file: TextIO, record: dict[str, Any]) -> None:

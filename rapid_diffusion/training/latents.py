@@ -103,7 +103,7 @@ def latents_digest(autoencoder: Autoencoder, examples: Examples) -> str:
     digest.update(f"{pictures.shape} {pictures.dtype}\n".encode())
     rows = max(1, _BLOCK // int(np.prod(pictures.shape[1:])))
     for start in range(0, len(pictures), rows):
-        digest.update(np.ascontiguousarray(pictures[start : start + rows]))
+        digest.update(np.ascontiguousarray(pictures[start : start + rows]).data)
     return digest.hexdigest()[:16]
 
 

@@ -5,8 +5,10 @@ import io
 import json
 import tarfile
 
+import numpy as np
 import pytest
 
+from rapid_diffusion.datasets import tar
 from rapid_diffusion.datasets.formats import open_rows
 from rapid_diffusion.datasets.rows import Problem, Row
 from rapid_diffusion.datasets.shards import expand_braces, find_shards
@@ -112,6 +114,18 @@ def test_after_a_damaged_header_the_next_sound_one_is_found(tmp_path):
     assert [row.where for row in rows] == ["s.tar:a", "s.tar:c"]
     assert [p.where for p in problems] == ["s.tar", "s.tar:b"]
     assert "damaged after" in problems[0].reason
+
+
+def test_the_fast_way_to_read_a_header_agrees_with_the_library(tmp_path, monkeypatch):
+    sound = shard(tmp_path / "s.tar", [*pair("a"), *pair("动物/b"), *pair("很长的名字" * 30)])
+    contents = [sound.read_bytes()]
+    generator = np.random.default_rng(0)
+    for place in generator.integers(0, len(contents[0]), 60):
+        contents.append(bytearray(contents[0]))
+        contents[-1][place] ^= int(generator.integers(1, 256))
+    fast = [list(tar.members(io.BytesIO(content))) for content in contents]
+    monkeypatch.setattr(tar, "_parse_plain", lambda header: None)
+    assert fast == [list(tar.members(io.BytesIO(content))) for content in contents]
 
 
 def test_shards_in_gzip_are_read_as_far_as_they_are_sound(tmp_path):
