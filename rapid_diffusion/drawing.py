@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from rapid_diffusion.candidates import Candidates, choose, rounds
 from rapid_diffusion.denoising.engine import StepCallback
-from rapid_diffusion.errors import InvalidRequestError
+from rapid_diffusion.errors import InvalidRequestError, NumericalError
 from rapid_diffusion.images.convert import (
     Pixels,
     pillow_to_pixels,
@@ -95,9 +95,15 @@ def _draw_batch(
 
 
 def cosines(pair: ContrastivePair, images: Tensor, hidden: Tensor) -> Tensor:
-    """images (B, 3, H, W) in [0, 1] and hidden states (B, L, D) -> (B,) in [-1, 1]."""
+    """images (B, 3, H, W) in [0, 1] and hidden states (B, L, D) -> (B,) in [-1, 1].
+
+    Raises `NumericalError` for a NaN, which nothing can be chosen by.
+    """
     pictures = pair.image_features(unit_to_model(images.float()))
-    return (pictures * pair.text_features(hidden)).sum(-1)
+    found = (pictures * pair.text_features(hidden)).sum(-1)
+    if not bool(torch.isfinite(found).all()):
+        raise NumericalError("the image tower gave NaN; check the weights in `image_tower`")
+    return found
 
 
 @torch.inference_mode()

@@ -7,7 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from rapid_diffusion import CheckpointError, InvalidRequestError, RapidDiffusionPipeline, cli
+from rapid_diffusion import (
+    CheckpointError,
+    InvalidRequestError,
+    NumericalError,
+    RapidDiffusionPipeline,
+    cli,
+)
 from rapid_diffusion.candidates import candidate_seed
 from rapid_diffusion.checkpoints.folder import read_json, read_weights, write_json, write_weights
 from rapid_diffusion.model_folder import load_model
@@ -91,6 +97,13 @@ def test_a_model_without_an_image_tower_draws_but_neither_scores_nor_chooses(fol
         pipe(TIGER, num_candidates=2)
     with pytest.raises(InvalidRequestError, match="no image tower"):
         pipe.score(picture.images, TIGER)
+
+
+def test_a_nan_in_the_image_tower_chooses_nothing(micro_model_folder):
+    pipe = RapidDiffusionPipeline.from_pretrained(micro_model_folder)
+    pipe.model.pair.image_projection.weight.data.fill_(torch.nan)
+    with pytest.raises(NumericalError, match="image_tower"):
+        pipe(TIGER, num_candidates=2, num_inference_steps=1)
 
 
 @pytest.mark.parametrize("spoil", ["unexpected", "missing", "config"])

@@ -37,20 +37,16 @@ def diversity(evidence: Evidence) -> Section:
     notes = [] if several else ["No two real pictures are known to show the same: no `real`."]
     if several:
         features = evidence.recognition.gallery.features
-        rows.append(_real_row([_mean_distance(features[places]) for places in several]))
+        values = [_mean_distance(features[places]) for places in several]
+        rows.append({"sentences": len(several), **_real_row("real pictures of a concept", values)})
     rows += [_diversity_row(evidence, name) for name in runs]
     return Section(title, says, [Table("mean distance", rows)], notes)
 
 
-def _real_row(values: Sequence[float]) -> Record:
+def _real_row(what: str, values: Sequence[float]) -> Record:
     mean, interval = mean_and_interval(values, [str(place) for place in range(len(values))])
     bounds = [rounded(bound) for bound in interval]
-    return {
-        "what": "real pictures of a concept",
-        "sentences": len(values),
-        "real": rounded(mean),
-        "real_interval": bounds,
-    }
+    return {"what": what, "real": rounded(mean), "real_interval": bounds}
 
 
 def _diversity_row(evidence: Evidence, name: str) -> Record:
@@ -145,8 +141,8 @@ def _tables(evidence: Evidence, unit: _Judged | _Pixels, held_out: Sequence[int]
     if held_out:
         real = unit.of_real(held_out)
         threshold = float(np.quantile(real, NEAR))
-        row = _real_row(real.tolist())
-        means.append({**row, "what": "real held-out pictures", "pictures": row.pop("sentences")})
+        row = _real_row("real held-out pictures", real.tolist())
+        means.append({"pictures": len(real), **row})
     for name in (name for name in PAIRS if name in evidence.plan.runs):
         wanted = evidence.wanted([name])
         groups = [prompt.concept for prompt, _ in wanted]

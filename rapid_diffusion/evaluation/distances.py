@@ -13,8 +13,9 @@ from rapid_diffusion.evaluation.intervals import rounded
 
 SAYS = (
     "How far the drawn pictures as a whole are from real ones, by the judge's 1280 features (means"
-    " of its last layer). Zero is the same distribution; `real` is what two disjoint sets of real"
-    " pictures of the same size are apart, which is the best that can be expected."
+    " of its last layer, in units of their root mean square over the real pictures). Zero is the"
+    " same distribution; `real` is what two disjoint sets of real pictures of the same size are"
+    " apart, which is the best that can be expected."
 )
 BIAS = (
     "Both sides have {count} pictures. FID is biased upwards at so few, `real` by about as much:"
@@ -41,7 +42,7 @@ def distances(evidence: Evidence) -> Section:
     over = "mean over seeds [least, most]; difference with its 95 % bootstrap interval"
     tables = [
         Table(over, rows),
-        Table("by seed; KID with its standard deviation over subsets of 50", by_seed),
+        Table("by seed; KID with its standard deviation over subsets", by_seed),
     ]
     return Section("KID and FID", SAYS, tables, [BIAS.format(count=count)])
 
@@ -52,7 +53,8 @@ def _sets(evidence: Evidence, split: Split) -> dict[str, Features]:
     found = {"reference": pooled[split.second], "real": pooled[split.first]}
     for name, drawings in evidence.drawings.items():
         found[name] = drawings.pooled[drawings.rows(split.tasks)]
-    return {name: _double(features) for name, features in found.items()}
+    scale = float(pooled.double().square().mean().sqrt())
+    return {name: _double(features) / scale for name, features in found.items()}
 
 
 def _double(features: Tensor) -> Features:

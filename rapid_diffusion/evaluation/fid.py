@@ -79,9 +79,12 @@ def kernel(first: Features, second: Features) -> Features:
 def kid(
     first: Features, second: Features, subset: int = SUBSET, subsets: int = SUBSETS, seed: int = 0
 ) -> Spread:
-    """The unbiased squared MMD of subsets; it may be below zero where the sets are alike."""
+    """The unbiased squared MMD of subsets; it may be below zero where the sets are alike.
+
+    Subsets have `subset` pictures, or half of those there are.
+    """
     check_equal(first, second)
-    size = min(subset, len(first))
+    size = max(2, min(subset, len(first) // 2))
     generator = np.random.default_rng(seed)
     values = []
     for _ in range(subsets):

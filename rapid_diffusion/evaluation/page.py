@@ -13,6 +13,7 @@ STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; margin: 0 auto; padding: 1rem; max-width: 64rem; }
 h1 { font-size: 1.5rem; } h2 { font-size: 1.2rem; margin-top: 2.5rem; }
 nav a { margin-right: 1rem; white-space: nowrap; }
+code { overflow-wrap: anywhere; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; margin: .5rem 0 1rem; }
 caption { text-align: left; font-weight: 600; padding: .3rem 0; }
@@ -36,7 +37,8 @@ def render_page(report: Mapping[str, Any], pictures: Sequence[Mapping[str, str]]
     parts = [
         f"<h1>{escape(title)}</h1>",
         _facts(report),
-        "<nav>" + "".join(_link(name, part) for name, part in sections.items()) + "</nav>",
+        "<nav>" + "".join(_link(name, part["title"]) for name, part in sections.items()),
+        _link("pictures", "Side by side") + "</nav>",
         *(_section(name, section) for name, section in sections.items()),
         '<section id="pictures"><h2>Side by side</h2>'
         "<p>Nobody picked these: the first prompts by the digest of their text, drawn with seed 0."
@@ -52,8 +54,8 @@ def render_page(report: Mapping[str, Any], pictures: Sequence[Mapping[str, str]]
     return head + "\n".join(parts) + "\n</body></html>\n"
 
 
-def _link(name: str, section: Mapping[str, Any]) -> str:
-    return f'<a href="#{escape(name)}">{escape(section["title"])}</a>'
+def _link(name: str, title: str) -> str:
+    return f'<a href="#{escape(name)}">{escape(title)}</a>'
 
 
 def _facts(report: Mapping[str, Any]) -> str:
