@@ -23,9 +23,7 @@ def train(
     if processes > 1:
         from rapid_diffusion.training.launch import launch
 
-        arguments = ["train", str(config), "--resume" if resume else "--fresh"]
-        arguments += ["--stage", stage] if stage is not None else []
-        raise typer.Exit(launch(processes, arguments))
+        raise typer.Exit(launch(processes, config, stage, resume=resume))
     from rapid_diffusion.training.run import run
 
     run(config, stage, resume=resume)

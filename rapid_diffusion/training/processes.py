@@ -107,7 +107,7 @@ def average_gradients(parameters: Iterable[nn.Parameter], loss: Tensor) -> Tenso
     flat = torch.cat([loss.float().reshape(1), *[g.float().flatten() for g in gradients]])
     distributed.all_reduce(flat)
     flat /= count
-    parts = flat[1:].split([gradient.numel() for gradient in gradients])
+    parts = torch.split(flat[1:], [gradient.numel() for gradient in gradients])
     for gradient, part in zip(gradients, parts, strict=True):
         gradient.copy_(part.view(gradient.shape))
     return flat[0]

@@ -98,9 +98,15 @@ def test_a_shared_batch_norm_is_the_usual_one_in_one_process():
     assert torch.allclose(usual.eval()(images), shared.eval()(images), atol=1e-5)
 
 
-def test_a_launch_without_accelerate_says_what_to_install(monkeypatch):
+def test_a_launch_without_accelerate_says_what_to_install(monkeypatch, tmp_path):
     monkeypatch.setattr(launch, "find_spec", lambda name: None)
     with pytest.raises(MissingDependencyError, match=r"rapid-diffusion\[train\]"):
-        launch.launch(2, ["train"])
+        launch.launch(2, tmp_path)
     with pytest.raises(InvalidRequestError, match="processes"):
-        launch.launch(0, ["train"])
+        launch.launch(0, tmp_path)
+
+
+def test_what_is_wrong_is_said_before_any_process_starts(monkeypatch, write_config, capsys):
+    monkeypatch.setattr(launch, "subprocess", None)
+    assert cli.run(["train", str(write_config()), "--processes", "2"]) == 2
+    assert "loops.text.batch: 5; allowed: multiples of 2" in capsys.readouterr().err
