@@ -183,8 +183,9 @@ class StyleProbe:
         return {"pictures": len(right), "right": _share(right), f"right_on_{style}": _share(own)}
 
     def _fit(self, labels: Tensor, chosen: Tensor) -> torch.nn.Linear:
-        torch.manual_seed(0)
         probe = torch.nn.Linear(self.features.shape[1], len(self.names))
+        torch.nn.init.zeros_(probe.weight)  # convex: nothing is left to chance
+        torch.nn.init.zeros_(probe.bias)
         inputs, wanted = ((self.features - self.mean) / self.scale)[chosen], labels[chosen]
         # every style counts the same, however many pictures it has
         weights = 1 / torch.bincount(wanted, minlength=len(self.names)).clamp(min=1)

@@ -108,7 +108,8 @@ class TakesAdapters:
     def load_adapter(self, path: str | Path, name: str | None = None) -> str:
         """Read an adapter folder of `rapid-diffusion finetune` and return what calls ask for.
 
-        That is `name`, or what its card is called. It changes nothing until a call names it. Raises `CheckpointError` where it is damaged, or
-        was trained on another model than this one (both are named).
+        That is `name`, or what its card is called. It changes nothing until a call names it. Raises
+        `CheckpointError` where it is damaged, or was trained on another model than this one (both
+        are named).
         """
         return self._adapters.load(Path(path), name, self.folder)
