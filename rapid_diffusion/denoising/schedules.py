@@ -1,9 +1,9 @@
 """How much picture and how much noise a latent holds at each time: x = alpha · x_0 + sigma · noise.
 
 Two families: flow matching (Lipman et al., 2022), alpha = 1 - t and sigma = t; and variance
-preserving diffusion (Ho et al., 2020), alpha² + sigma² = 1 with 1000 trained levels. Times, spacings
-and defaults are those of `diffusers`, whose checkpoints were trained with them; the spacings are
-table 2 of Lin et al., 2024 (https://arxiv.org/abs/2305.08891).
+preserving diffusion (Ho et al., 2020), alpha² + sigma² = 1 with 1000 trained levels. Times,
+spacings and defaults are those of `diffusers`, whose checkpoints were trained with them; the
+spacings are table 2 of Lin et al., 2024 (https://arxiv.org/abs/2305.08891).
 """
 
 from dataclasses import dataclass
