@@ -204,7 +204,7 @@ class RapidDiffusionPipeline(ModelFacts, TakesAdapters):
     ) -> Tensor:
         """Noise and text states -> clean latents (B, C, h, w)."""
         table = SAMPLERS[request.scheduler](request.num_inference_steps, self.model.card.shift)
-        return denoise(self.model.denoiser, noise, states, table, guidance, callback)
+        return denoise(self.model.denoiser, noise, states, table, guidance, callback, request.seeds)
 
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> Tensor:
