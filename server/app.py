@@ -17,9 +17,10 @@ from server.errors import (
     answer_nobody,
     answer_problem,
 )
+from server.jobs import Jobs
 from server.metrics import Metrics
 from server.middleware import Guard, RequestContext
-from server.routes import capabilities, generate, health
+from server.routes import capabilities, generate, health, jobs
 from server.service import Service
 from server.settings import Settings
 from server.worker import Worker
@@ -51,8 +52,9 @@ def create_app(settings: Settings, pipeline: RapidDiffusionPipeline) -> FastAPI:
             Exception: answer_crash,
         },
     )
-    app.state.service = Service(settings, able, worker, metrics)
-    for room in (generate, health, capabilities):
+    kept = None if settings.state is None else Jobs(settings, able, worker, metrics)
+    app.state.service = Service(settings, able, worker, metrics, kept)
+    for room in (generate, jobs, health, capabilities):
         app.include_router(room.router)
     app.add_middleware(Guard, settings=settings)
     app.add_middleware(RequestContext, metrics=metrics)  # the last one added is the outermost
@@ -63,12 +65,16 @@ def create_app(settings: Settings, pipeline: RapidDiffusionPipeline) -> FastAPI:
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     service: Service = app.state.service
     service.worker.start()
+    if service.jobs is not None:
+        await service.jobs.start()
     watching = asyncio.create_task(_watch_loop(service.metrics))
     try:
         yield
     finally:
         watching.cancel()
         await asyncio.to_thread(service.worker.close, service.settings.drain_seconds)
+        if service.jobs is not None:
+            await service.jobs.close()
 
 
 async def _watch_loop(metrics: Metrics) -> None:

@@ -28,10 +28,13 @@ class EncodedImage:
     height: int
     pixel_sha256: str
 
+    def base64(self) -> str:
+        """The file in base64."""
+        return base64.b64encode(self.content).decode("ascii")
+
     def describe(self, seed: int) -> dict[str, Any]:
-        """The picture as an entry of a response's `data`."""
+        """The picture as an entry of a response's `data`, without its bytes."""
         return {
-            "b64_json": base64.b64encode(self.content).decode("ascii"),
             "seed": seed,
             "width": self.width,
             "height": self.height,

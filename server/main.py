@@ -2,6 +2,8 @@
 
 import copy
 import logging
+import threading
+from types import FrameType
 from typing import Any
 
 import torch
@@ -10,6 +12,7 @@ from uvicorn.config import LOGGING_CONFIG
 
 from rapid_diffusion import RapidDiffusionPipeline
 from server.app import create_app
+from server.service import Service
 from server.settings import Settings
 
 logger = logging.getLogger("uvicorn.error")
@@ -23,15 +26,29 @@ def run(settings: Settings) -> None:
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     pipeline = RapidDiffusionPipeline.from_pretrained(settings.model, device=settings.device)
+    app = create_app(settings, pipeline)
     config = uvicorn.Config(
-        create_app(settings, pipeline),
+        app,
         host=settings.host,
         port=settings.port,
         log_config=log_config(),
         timeout_graceful_shutdown=settings.drain_seconds,
         server_header=False,
     )
-    uvicorn.Server(config).run()
+    _DrainingServer(config, app.state.service).run()
+
+
+class _DrainingServer(uvicorn.Server):
+    """Says at once that it drains: streams end then, and readiness with them."""
+
+    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+        super().__init__(config)
+        self._service = service
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """uvicorn's handler of SIGTERM and SIGINT; the main thread may hold the worker's lock."""
+        threading.Thread(target=self._service.worker.drain, name="drain").start()
+        super().handle_exit(sig, frame)
 
 
 def log_config() -> dict[str, Any]:

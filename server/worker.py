@@ -20,6 +20,10 @@ from server.metrics import Metrics
 logger = logging.getLogger(__name__)
 
 
+class WorkerLostError(RuntimeError):
+    """The worker ended while it drew; the request itself may be sound."""
+
+
 @dataclass(frozen=True)
 class WorkRequest:
     """What the pipeline is asked, in its own names; `arguments` go to its call as they are."""
@@ -108,19 +112,31 @@ class Worker:
             return Problem("not_ready", retry_after=10.0)
         return None
 
-    def submit(self, request: WorkRequest) -> Ticket:
+    @property
+    def is_draining(self) -> bool:
+        """Whether the end has been announced."""
+        return self._draining
+
+    @property
+    def seconds_a_request(self) -> float:
+        """How long the latest requests took, a running mean."""
+        return self._mean_seconds
+
+    def submit(self, request: WorkRequest, *, accepted: bool = False) -> Ticket:
         """Take a request into the queue. Call it on the event loop that will read its events.
 
+        A request that was `accepted` before, as jobs are, is not counted against the queue's size.
         Raises `Problem`: overloaded, draining or not_ready, each with the seconds to wait.
         """
         ticket = Ticket(request, asyncio.get_running_loop())
         with self._changed:
             obstacle = self.obstacle
-            if obstacle is None and len(self._waiting) >= self._queue_size:
+            if obstacle is None and not accepted and len(self._waiting) >= self._queue_size:
                 values = {"received": len(self._waiting)}
                 obstacle = Problem("overloaded", values=values, retry_after=self._work_seconds())
             if obstacle is not None:
-                self._metrics.admission_rejected.labels(reason=obstacle.code).inc()
+                if not accepted:
+                    self._metrics.admission_rejected.labels(reason=obstacle.code).inc()
                 raise obstacle
             self._waiting.append(ticket)
             self._count()
@@ -149,11 +165,16 @@ class Worker:
             if isinstance(event, Succeeded | Failed):
                 return
 
-    def close(self, seconds: float) -> None:
-        """Take nothing new, finish what was accepted, give up what is left after `seconds`."""
+    def drain(self) -> None:
+        """Take nothing new from now on; what was accepted is finished."""
         with self._changed:
             self._draining = True
             self._changed.notify_all()
+
+    def close(self, seconds: float) -> None:
+        """Take nothing new, finish what was accepted, give up what is left after `seconds`."""
+        self.drain()
+        with self._changed:
             idle = self._changed.wait_for(
                 lambda: not self._waiting and self._running is None, timeout=seconds
             )
@@ -177,7 +198,7 @@ class Worker:
                 self._count()
                 self._changed.notify_all()
             for ticket in orphans:
-                self._fail(ticket, RuntimeError("the worker has died"))
+                self._fail(ticket, WorkerLostError("the worker has died"))
 
     def _take(self) -> Ticket | None:
         with self._changed:

@@ -15,6 +15,9 @@ def serve(
     port: Annotated[int | None, typer.Option(help="Port; 0 takes a free one.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 …")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads of the model.")] = None,
+    state: Annotated[
+        str | None, typer.Option(help="Folder of jobs and their results; without it, no jobs.")
+    ] = None,
 ) -> None:
     """Answer POST /generate until SIGTERM or Ctrl-C; what was accepted is finished first.
 
@@ -28,6 +31,7 @@ def serve(
             " pip install 'rapid-diffusion[server]'"
         ) from error
     given = {"model": model, "host": host, "port": port, "device": device, "threads": threads}
+    given["state"] = state
     run(_settings({name: value for name, value in given.items() if value is not None}))
 
 
