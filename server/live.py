@@ -72,10 +72,11 @@ class LiveJob:
         place = 0
         while True:
             changed, over = self._changed, self.over.is_set()
-            for event in self._events[place:]:
+            while place < len(self._events):  # it may grow while a slow listener has one in hand
+                event = self._events[place]
+                place += 1
                 if event.number > after:
                     yield event
-            place = len(self._events)
             if over:
                 return
             if not changed.is_set():

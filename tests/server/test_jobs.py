@@ -1,11 +1,13 @@
 """Jobs over a socket: accepted, drawn, told, canceled, kept and forgotten."""
 
+import asyncio
 import contextlib
 import hashlib
 import io
 import json
 import sqlite3
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from server.job_schemas import JobRequest
+from server.journal import JobRecord
+from server.live import LiveJob
 from server.settings import Settings
 
 BODY = {"prompt": "老虎", "seed": 7}
@@ -77,6 +82,22 @@ def test_events_rise_and_are_replayed_from_any_point(jobs: Any, gate: Any) -> No
     assert live[-1][2]["result"] == done(client, job)["result"]
     assert events_of(client, job, after=numbers[-2]) == live[-1:]
     assert events_of(client, job, after=numbers[-1]) == []
+
+
+def test_slow_listener_misses_nothing() -> None:
+    async def listen() -> list[str]:
+        record = JobRecord(1, "a", "", None, "", {}, 1, 0, "queued", 0, 1, *[None] * 5, 0)
+        live, heard = LiveJob(record, JobRequest(prompt="老虎")), []
+        async for event in live.listen(0):
+            heard.append(event.name)
+            if len(heard) == 1:
+                live.publish("started", {})
+            elif len(heard) == 2:
+                live.publish("progress", {})
+                live.end(replace(record, status="canceled"))
+        return heard
+
+    assert asyncio.run(listen()) == ["queued", "started", "progress", "error"]
 
 
 def test_idempotency_key_is_one_job(drawing: httpx.Client) -> None:
