@@ -9,7 +9,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from rapid_diffusion import RapidDiffusionPipeline
-from server.capabilities import package_version, read_capabilities
+from server.capabilities import package_version
+from server.device import Device, LocalDevice
 from server.errors import (
     Problem,
     answer_crash,
@@ -20,6 +21,7 @@ from server.errors import (
 from server.jobs import Jobs
 from server.metrics import Metrics
 from server.middleware import Guard, RequestContext
+from server.process import RemoteDevice
 from server.routes import capabilities, generate, health, jobs
 from server.service import Service
 from server.settings import Settings
@@ -28,16 +30,21 @@ from server.worker import Worker
 _LAG_INTERVAL = 0.25  # seconds between two looks at the event loop's lateness
 
 
-def create_app(settings: Settings, pipeline: RapidDiffusionPipeline) -> FastAPI:
+def create_app(settings: Settings, pipeline: RapidDiffusionPipeline | RemoteDevice) -> FastAPI:
     """The service over one loaded pipeline, which its worker owns from the start of its lifespan.
+
+    A `RemoteDevice` that was started is a pipeline in a process of its own.
 
     The documentation pages that FastAPI offers fetch scripts from elsewhere: they are off, and
     `/openapi.json` stays.
     """
     metrics = Metrics()
-    able = read_capabilities(pipeline)
+    device: Device = pipeline if isinstance(pipeline, RemoteDevice) else LocalDevice(pipeline)
+    able = device.capabilities
+    if isinstance(device, RemoteDevice):
+        device.on_loss = lambda reason: metrics.worker_losses.labels(reason=reason).inc()
     metrics.knowledge.info({"version": able.knowledge_version or "none"})
-    worker = Worker(pipeline, settings.queue_size, metrics)
+    worker = Worker(device, settings.queue_size, metrics)
     app = FastAPI(
         title="Rapid Diffusion",
         version=package_version(),

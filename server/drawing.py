@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 from rapid_diffusion.errors import CanceledError
 from server.answers import Finished, encode_answer
 from server.capabilities import Capabilities
+from server.device import WorkerLostError, WorkRequest
 from server.errors import Problem, error_object, problem_of_error
 from server.job_schemas import JobRequest
 from server.live import LiveJob
 from server.reading import Delivery, knowledge_argument, pipeline_arguments
 from server.results import ResultStore
 from server.settings import Settings
-from server.worker import Failed, Progress, Started, Succeeded, Worker, WorkerLostError, WorkRequest
+from server.worker import Failed, Progress, Started, Succeeded, Worker
 
 if TYPE_CHECKING:
     from server.jobs import Jobs

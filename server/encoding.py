@@ -52,8 +52,12 @@ def encode_image(
     else:
         content = _encode_with_pillow(pixels, image_format, quality, text)
     height, width = pixels.shape[:2]
-    digest = hashlib.sha256(np.ascontiguousarray(pixels).tobytes()).hexdigest()
-    return EncodedImage(content, f"image/{image_format}", width, height, digest)
+    return EncodedImage(content, f"image/{image_format}", width, height, pixel_sha256(pixels))
+
+
+def pixel_sha256(pixels: NDArray[np.uint8]) -> str:
+    """SHA-256 of the raw bytes of (H, W, 3) pixels."""
+    return hashlib.sha256(np.ascontiguousarray(pixels).tobytes()).hexdigest()
 
 
 def _encode_with_pillow(

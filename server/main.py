@@ -6,12 +6,13 @@ import threading
 from types import FrameType
 from typing import Any
 
-import torch
 import uvicorn
 from uvicorn.config import LOGGING_CONFIG
 
 from rapid_diffusion import RapidDiffusionPipeline
 from server.app import create_app
+from server.device_main import LoadPipeline
+from server.process import Patience, RemoteDevice
 from server.service import Service
 from server.settings import Settings
 
@@ -23,10 +24,7 @@ def run(settings: Settings) -> None:
 
     Raises `CheckpointError` where the model cannot be loaded, before anything listens.
     """
-    if settings.threads is not None:
-        torch.set_num_threads(settings.threads)
-    pipeline = RapidDiffusionPipeline.from_pretrained(settings.model, device=settings.device)
-    app = create_app(settings, pipeline)
+    app = create_app(settings, _open_pipeline(settings))
     config = uvicorn.Config(
         app,
         host=settings.host,
@@ -36,6 +34,15 @@ def run(settings: Settings) -> None:
         server_header=False,
     )
     _DrainingServer(config, app.state.service).run()
+
+
+def _open_pipeline(settings: Settings) -> RapidDiffusionPipeline | RemoteDevice:
+    load = LoadPipeline(settings.model, settings.device, settings.threads)
+    if not settings.worker_process:
+        return load()
+    device = RemoteDevice(load, Patience(settings.silence_seconds, settings.hang_seconds))
+    device.start()
+    return device
 
 
 class _DrainingServer(uvicorn.Server):

@@ -22,6 +22,7 @@ class Metrics:
         self.cancel_latency = self._histogram("cancel_latency_seconds", "From cancel to ended")
         self.admission_rejected = self._counter("admission_rejected", "Refused, 503", "reason")
         self.links = self._counter("knowledge_links", "Entities linked; prompts without", "result")
+        self.worker_losses = self._counter("worker_losses", "Worker processes lost", "reason")
         self.jobs = self._counter("jobs", "Jobs accepted, and how they ended", "status")
         self.jobs_waiting = self._gauge("jobs_waiting", "Accepted jobs that are not being drawn")
         self.pixels = self._counter("image_pixels", "Pixels delivered")

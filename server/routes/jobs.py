@@ -11,6 +11,7 @@ from server.errors import Problem, invalid
 from server.job_schemas import JobRequest, check_job
 from server.jobs import Jobs
 from server.journal import JobRecord
+from server.live import LiveJob
 from server.reading import read_request
 from server.routes.documents import json_body, problems
 from server.service import Service, service_of
@@ -60,10 +61,8 @@ async def read(request: Request, job_id: str) -> Response:
     wait = _integer(request, "wait", 0, 0, _MOST_WAIT)
     record = await jobs.find(job_id, _owner(request))
     live = jobs.live.get(job_id)
-    for _ in range(4 * wait if live else 0):
-        if live is None or live.over.is_set() or service.worker.is_draining:
-            break
-        await asyncio.wait([asyncio.ensure_future(live.over.wait())], timeout=0.25)
+    if live is not None and wait:
+        await _over_or_draining(live, service, wait)
     record = await jobs.find(job_id, _owner(request))
     return JSONResponse(_view(jobs, service, record))
 
@@ -112,6 +111,15 @@ async def image(request: Request, job_id: str, index: str) -> Response:
         raise Problem("not_found", values={"received": request.url.path})
     headers = {"X-Pixel-SHA256": picture["pixel_sha256"], "Cache-Control": "private, immutable"}
     return FileResponse(path, media_type=picture["mime_type"], headers=headers)
+
+
+async def _over_or_draining(live: LiveJob, service: Service, seconds: int) -> None:
+    over = asyncio.ensure_future(live.over.wait())
+    for _ in range(4 * seconds):
+        done, _pending = await asyncio.wait({over}, timeout=0.25)
+        if done or service.worker.is_draining:
+            break
+    over.cancel()
 
 
 def _parts(request: Request) -> tuple[Service, Jobs]:
