@@ -30,13 +30,21 @@ class Finished:
     queue_seconds: float
 
 
-def build_answer(finished: Finished) -> Response:
-    """Encode the pictures and write the answer. Slow (milliseconds a picture): call it in a thread.
+@dataclass(frozen=True)
+class Drawn:
+    """The pictures as files, and the body of an answer about them, without the files."""
 
-    Raises what the encoders raise; nothing of the answer is sent before all of it is ready.
+    images: list[EncodedImage]
+    body: dict[str, Any]
+    spent: str
+
+
+def encode_answer(finished: Finished, answer_id: str) -> Drawn:
+    """Encode the pictures and say what there is to say of them; `data` is the caller's to fill.
+
+    Slow (milliseconds a picture): call it in a thread. Raises what the encoders raise.
     """
     encoding = time.monotonic()
-    answer_id = f"img_{uuid.uuid4().hex}"
     texts = [
         _text_of(finished, seed, f"{answer_id}-{index}")
         for index, seed in enumerate(finished.result.seeds)
@@ -46,12 +54,20 @@ def build_answer(finished: Finished) -> Response:
         for pixels, text in zip(finished.result.images, texts, strict=True)
     ]
     timings = _timings(finished, encoding, time.monotonic())
-    spent = {"Server-Timing": ", ".join(f"{name};dur={ms}" for name, ms in timings.items())}
-    if finished.delivery.binary:
-        return _binary_answer(finished, images[0], spent)
     facts = {"id": answer_id, "created": int(time.time())}
     body = facts | _describe(finished, images, texts) | {"timings_ms": timings}
-    content = json.dumps(body, ensure_ascii=False, allow_nan=False).encode()
+    return Drawn(images, body, ", ".join(f"{name};dur={ms}" for name, ms in timings.items()))
+
+
+def build_answer(finished: Finished) -> Response:
+    """The answer with its pictures in it; nothing is sent before all of it is ready. Slow."""
+    drawn = encode_answer(finished, f"img_{uuid.uuid4().hex}")
+    spent = {"Server-Timing": drawn.spent}
+    if finished.delivery.binary:
+        return _binary_answer(finished, drawn.images[0], spent)
+    for entry, image in zip(drawn.body["data"], drawn.images, strict=True):
+        entry["b64_json"] = image.base64()
+    content = json.dumps(drawn.body, ensure_ascii=False, allow_nan=False).encode()
     return Response(content, headers=spent, media_type="application/json")
 
 

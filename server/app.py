@@ -9,7 +9,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from rapid_diffusion import RapidDiffusionPipeline
-from server.capabilities import package_version, read_capabilities
+from server.capabilities import package_version
+from server.device import Device, LocalDevice
 from server.errors import (
     Problem,
     answer_crash,
@@ -17,9 +18,11 @@ from server.errors import (
     answer_nobody,
     answer_problem,
 )
+from server.jobs import Jobs
 from server.metrics import Metrics
 from server.middleware import Guard, RequestContext
-from server.routes import capabilities, generate, health
+from server.process import RemoteDevice
+from server.routes import capabilities, generate, health, jobs
 from server.service import Service
 from server.settings import Settings
 from server.worker import Worker
@@ -27,16 +30,21 @@ from server.worker import Worker
 _LAG_INTERVAL = 0.25  # seconds between two looks at the event loop's lateness
 
 
-def create_app(settings: Settings, pipeline: RapidDiffusionPipeline) -> FastAPI:
+def create_app(settings: Settings, pipeline: RapidDiffusionPipeline | RemoteDevice) -> FastAPI:
     """The service over one loaded pipeline, which its worker owns from the start of its lifespan.
+
+    A `RemoteDevice` that was started is a pipeline in a process of its own.
 
     The documentation pages that FastAPI offers fetch scripts from elsewhere: they are off, and
     `/openapi.json` stays.
     """
     metrics = Metrics()
-    able = read_capabilities(pipeline)
+    device: Device = pipeline if isinstance(pipeline, RemoteDevice) else LocalDevice(pipeline)
+    able = device.capabilities
+    if isinstance(device, RemoteDevice):
+        device.on_loss = lambda reason: metrics.worker_losses.labels(reason=reason).inc()
     metrics.knowledge.info({"version": able.knowledge_version or "none"})
-    worker = Worker(pipeline, settings.queue_size, metrics)
+    worker = Worker(device, settings.queue_size, metrics)
     app = FastAPI(
         title="Rapid Diffusion",
         version=package_version(),
@@ -51,8 +59,9 @@ def create_app(settings: Settings, pipeline: RapidDiffusionPipeline) -> FastAPI:
             Exception: answer_crash,
         },
     )
-    app.state.service = Service(settings, able, worker, metrics)
-    for room in (generate, health, capabilities):
+    kept = None if settings.state is None else Jobs(settings, able, worker, metrics)
+    app.state.service = Service(settings, able, worker, metrics, kept)
+    for room in (generate, jobs, health, capabilities):
         app.include_router(room.router)
     app.add_middleware(Guard, settings=settings)
     app.add_middleware(RequestContext, metrics=metrics)  # the last one added is the outermost
@@ -63,12 +72,16 @@ def create_app(settings: Settings, pipeline: RapidDiffusionPipeline) -> FastAPI:
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     service: Service = app.state.service
     service.worker.start()
+    if service.jobs is not None:
+        await service.jobs.start()
     watching = asyncio.create_task(_watch_loop(service.metrics))
     try:
         yield
     finally:
         watching.cancel()
         await asyncio.to_thread(service.worker.close, service.settings.drain_seconds)
+        if service.jobs is not None:
+            await service.jobs.close()
 
 
 async def _watch_loop(metrics: Metrics) -> None:

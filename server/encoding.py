@@ -28,10 +28,13 @@ class EncodedImage:
     height: int
     pixel_sha256: str
 
+    def base64(self) -> str:
+        """The file in base64."""
+        return base64.b64encode(self.content).decode("ascii")
+
     def describe(self, seed: int) -> dict[str, Any]:
-        """The picture as an entry of a response's `data`."""
+        """The picture as an entry of a response's `data`, without its bytes."""
         return {
-            "b64_json": base64.b64encode(self.content).decode("ascii"),
             "seed": seed,
             "width": self.width,
             "height": self.height,
@@ -49,8 +52,12 @@ def encode_image(
     else:
         content = _encode_with_pillow(pixels, image_format, quality, text)
     height, width = pixels.shape[:2]
-    digest = hashlib.sha256(np.ascontiguousarray(pixels).tobytes()).hexdigest()
-    return EncodedImage(content, f"image/{image_format}", width, height, digest)
+    return EncodedImage(content, f"image/{image_format}", width, height, pixel_sha256(pixels))
+
+
+def pixel_sha256(pixels: NDArray[np.uint8]) -> str:
+    """SHA-256 of the raw bytes of (H, W, 3) pixels."""
+    return hashlib.sha256(np.ascontiguousarray(pixels).tobytes()).hexdigest()
 
 
 def _encode_with_pillow(

@@ -69,6 +69,8 @@ class Problem(Exception):  # noqa: N818  RFC 9457's own word
 
 def problem_of_error(error: BaseException) -> Problem:
     """The problem a failed run is answered with; the nearest class in the table decides."""
+    if isinstance(error, Problem):
+        return error
     known = (PROBLEM_OF_ERROR[c] for c in type(error).__mro__ if c in PROBLEM_OF_ERROR)
     code = next(known, "internal")
     if isinstance(error, InvalidRequestError):
@@ -115,24 +117,27 @@ def language_of(request: Request) -> Language:
     return "zh" if weights.get("zh", 0.0) > weights.get("en", 0.0) else "en"
 
 
+def error_object(
+    code: str, param: str | None, values: Mapping[str, Any], language: Language
+) -> dict[str, Any]:
+    """OpenAI's object for one problem."""
+    kind = KINDS[code]
+    message = kind.detail[language].format(**values)
+    return {"message": message, "type": kind.error_type, "code": code, "param": param}
+
+
 def problem_response(request: Request, problem: Problem) -> Response:
     """The answer for one problem, in the client's language."""
     language, kind = language_of(request), KINDS[problem.code]
     request_id = getattr(request.state, "request_id", "")
     details = [_explained(e, language) for e in problem.values.get("errors", [])]
     values = {"reason": details[0]["detail"]} if details else problem.values
-    detail = kind.detail[language].format(**values)
-    error = {
-        "message": detail,
-        "type": kind.error_type,
-        "code": problem.code,
-        "param": problem.param,
-    }
+    error = error_object(problem.code, problem.param, values, language)
     body: dict[str, Any] = {
         "type": f"urn:rapid-diffusion:problem:{problem.code}",
         "title": kind.title[language],
         "status": kind.status,
-        "detail": detail,
+        "detail": error["message"],
         "instance": f"urn:rapid-diffusion:request:{request_id}",
         "error": error,
     }

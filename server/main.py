@@ -2,14 +2,18 @@
 
 import copy
 import logging
+import threading
+from types import FrameType
 from typing import Any
 
-import torch
 import uvicorn
 from uvicorn.config import LOGGING_CONFIG
 
 from rapid_diffusion import RapidDiffusionPipeline
 from server.app import create_app
+from server.device_main import LoadPipeline
+from server.process import Patience, RemoteDevice
+from server.service import Service
 from server.settings import Settings
 
 logger = logging.getLogger("uvicorn.error")
@@ -20,20 +24,40 @@ def run(settings: Settings) -> None:
 
     Raises `CheckpointError` where the model or an adapter cannot be loaded, before it listens.
     """
-    if settings.threads is not None:
-        torch.set_num_threads(settings.threads)
-    pipeline = RapidDiffusionPipeline.from_pretrained(settings.model, device=settings.device)
-    for name, path in settings.adapters.items():
-        pipeline.load_adapter(path, name)
+    app = create_app(settings, _open_pipeline(settings))
     config = uvicorn.Config(
-        create_app(settings, pipeline),
+        app,
         host=settings.host,
         port=settings.port,
         log_config=log_config(),
         timeout_graceful_shutdown=settings.drain_seconds,
         server_header=False,
     )
-    uvicorn.Server(config).run()
+    _DrainingServer(config, app.state.service).run()
+
+
+def _open_pipeline(settings: Settings) -> RapidDiffusionPipeline | RemoteDevice:
+    load = LoadPipeline(
+        settings.model, settings.device, settings.threads, tuple(settings.adapters.items())
+    )
+    if not settings.worker_process:
+        return load()
+    device = RemoteDevice(load, Patience(settings.silence_seconds, settings.hang_seconds))
+    device.start()
+    return device
+
+
+class _DrainingServer(uvicorn.Server):
+    """Says at once that it drains: streams end then, and readiness with them."""
+
+    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+        super().__init__(config)
+        self._service = service
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """uvicorn's handler of SIGTERM and SIGINT; the main thread may hold the worker's lock."""
+        threading.Thread(target=self._service.worker.drain, name="drain").start()
+        super().handle_exit(sig, frame)
 
 
 def log_config() -> dict[str, Any]:

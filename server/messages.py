@@ -71,6 +71,35 @@ KINDS: dict[str, Kind] = {
         ),
         ("已超过期限", "图片未能在 {received} 毫秒内完成，已放弃。请放宽期限或减少步数。"),
     ),
+    "job_not_found": _kind(
+        404,
+        ("No such job", "There is no job {received}; jobs of other keys are not shown."),
+        ("没有此任务", "没有任务 {received}；其他密钥的任务不可见。"),
+    ),
+    "jobs_off": _kind(
+        404,
+        ("Jobs are off", "This server keeps no jobs; start it with --state FOLDER."),
+        ("未启用任务", "此服务器不保存任务；请用 --state 目录 启动。"),
+    ),
+    "job_over": _kind(
+        409,
+        ("The job is over", "Job {received} is {status} and can no longer be canceled."),
+        ("任务已结束", "任务 {received} 的状态为 {status}，无法取消。"),
+    ),
+    "idempotency_conflict": _kind(
+        409,
+        (
+            "Idempotency-Key used for another request",
+            "The Idempotency-Key {received} belongs to a job with another body;"
+            " use a new key for a new request.",
+        ),
+        ("幂等键已用于其他请求", "Idempotency-Key {received} 属于另一个请求体；请使用新的键。"),
+    ),
+    "job_expired": _kind(
+        410,
+        ("The job has expired", "Job {received} ended more than {allowed} hours ago."),
+        ("任务已过期", "任务 {received} 结束已超过 {allowed} 小时。"),
+    ),
     "body_too_large": _kind(
         413,
         ("The body is too large", "The body holds {received} bytes; at most {allowed} are read."),
@@ -118,6 +147,22 @@ KINDS: dict[str, Kind] = {
         503,
         ("Overloaded", "{received} requests are waiting, no more fit. Try again later."),
         ("服务繁忙", "已有 {received} 个请求在排队，队列已满。请稍后重试。"),
+    ),
+    "worker_lost": _kind(
+        503,
+        (
+            "The worker was lost",
+            "The worker died {received} times while it drew this picture, which was given up.",
+        ),
+        ("绘图进程中断", "绘制此图时绘图进程中断了 {received} 次，已放弃。"),
+    ),
+    "storage_unavailable": _kind(
+        503,
+        (
+            "No room for another job",
+            "The state folder cannot take another job ({reason}). Try again later.",
+        ),
+        ("无法保存任务", "状态目录无法再保存任务（{reason}）。请稍后重试。"),
     ),
     "draining": _kind(
         503,
@@ -205,6 +250,10 @@ REASONS: dict[str, dict[Language, str]] = {
     "single_picture": {
         "en": "must be 1 where the answer is the picture itself (response_format binary)",
         "zh": "直接返回图片（response_format binary）时必须为 1",
+    },
+    "idempotency_key": {
+        "en": "must be 1 to 255 printable ASCII characters without blanks",
+        "zh": "必须为 1 到 255 个可打印 ASCII 字符，不含空格",
     },
     "accept_conflict": {
         "en": "must agree with the Accept header, which asks for {expected}",

@@ -2,10 +2,10 @@
 
 import json
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import Request
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from rapid_diffusion import EntityWeight
 from server.capabilities import Capabilities
@@ -18,6 +18,7 @@ _IMAGE_TYPES: dict[str, ImageFormat] = {
     "image/jpeg": "jpeg",
     "image/webp": "webp",
 }
+Asked = TypeVar("Asked", bound=BaseModel)
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,12 @@ class Delivery:
 
 
 async def read_generation_request(request: Request, limit: int) -> GenerationRequest:
-    """Read and check the body of `POST /generate`.
+    """The body of `POST /generate`, read and checked; raises what `read_request` raises."""
+    return await read_request(request, limit, GenerationRequest)
+
+
+async def read_request(request: Request, limit: int, kind: type[Asked]) -> Asked:
+    """Read and check a body of the given kind.
 
     Raises `Problem`: unsupported_media_type, body_too_large, invalid_json, invalid_parameter.
     """
@@ -40,7 +46,7 @@ async def read_generation_request(request: Request, limit: int) -> GenerationReq
     if not isinstance(value, dict):
         raise invalid("body", "object_type", value)
     try:
-        return GenerationRequest.model_validate(value)
+        return kind.model_validate(value)
     except ValidationError as error:
         raise problem_of_validation(error) from None
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from fastapi import Request
 
 from server.capabilities import Capabilities
+from server.jobs import Jobs
 from server.metrics import Metrics
 from server.settings import Settings
 from server.worker import Worker
@@ -18,6 +19,7 @@ class Service:
     capabilities: Capabilities
     worker: Worker
     metrics: Metrics
+    jobs: Jobs | None = None  # None: no state folder
 
 
 def service_of(request: Request) -> Service:

@@ -2,6 +2,7 @@
 
 import ipaddress
 import re
+from pathlib import Path
 from typing import Self
 
 from pydantic import Field, field_validator, model_validator
@@ -32,6 +33,17 @@ class Settings(BaseSettings):
     queue_size: int = Field(16, ge=1, le=10_000, description="requests that may wait")
     body_limit: int = Field(65_536, ge=1024, le=65_536, description="bytes of a request's body")
     drain_seconds: int = Field(30, ge=0, le=3600, description="time to finish after SIGTERM")
+    worker_process: bool = Field(True, description="draw in a process of its own")
+    silence_seconds: float = Field(
+        15.0, ge=1.0, le=3600, description="a worker without a sign of life is started again"
+    )
+    hang_seconds: float = Field(
+        120.0, ge=0.5, le=86_400, description="longest step; a worker that takes more is hanging"
+    )
+    state: Path | None = Field(None, description="folder of jobs and results; None: no jobs")
+    job_limit: int = Field(1000, ge=1, le=100_000, description="jobs that may wait")
+    retention_hours: float = Field(24.0, gt=0, le=8760, description="results are kept this long")
+    state_quota_bytes: int = Field(2**31, ge=2**20, description="bytes of results in the folder")
     allow_unauthenticated: bool = Field(False, description="serve others although keys are missing")
     content_producer: str = Field("", description="the operator's code, for the AI-content label")
     allowed_hosts: list[str] = Field(

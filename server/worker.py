@@ -1,6 +1,6 @@
-"""The worker: one thread owns the pipeline; routes know `submit`, `cancel` and `events`.
+"""The worker: one queue and the device that empties it; routes know `submit`, `cancel`, `events`.
 
-Requests and events are plain data, so that the thread can become a process behind the same seam.
+A request whose device died under it is drawn again, from the same seed.
 """
 
 import asyncio
@@ -10,24 +10,16 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from typing import Any
 
-from rapid_diffusion import EntityWeight, GenerationResult, RapidDiffusionPipeline
-from rapid_diffusion.errors import CanceledError, InvalidRequestError, NumericalError
+from rapid_diffusion import GenerationResult
+from rapid_diffusion.errors import CanceledError, InvalidRequestError
+from server.device import Device, WorkerLostError, WorkRequest
 from server.errors import Problem
 from server.metrics import Metrics
 
+MOST_LOSSES = 3  # so often a request may lose its device before it is taken for the cause
+
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class WorkRequest:
-    """What the pipeline is asked, in its own names; `arguments` go to its call as they are."""
-
-    request_id: str
-    prompt: str
-    arguments: dict[str, Any]
-    knowledge: bool | list[EntityWeight] = True
 
 
 @dataclass(frozen=True)
@@ -72,6 +64,7 @@ class Ticket:
     submitted: float = field(default_factory=time.monotonic)
     outbox: "asyncio.Queue[Event]" = field(default_factory=asyncio.Queue)
     canceled_at: float | None = None
+    losses: int = 0
 
     def publish(self, event: Event) -> None:
         """Hand an event to the event loop, from any thread."""
@@ -84,8 +77,8 @@ class Ticket:
 class Worker:
     """A bounded queue and the thread that empties it, one request at a time, first come first."""
 
-    def __init__(self, pipeline: RapidDiffusionPipeline, queue_size: int, metrics: Metrics) -> None:
-        self._pipeline, self._queue_size, self._metrics = pipeline, queue_size, metrics
+    def __init__(self, device: Device, queue_size: int, metrics: Metrics) -> None:
+        self._device, self._queue_size, self._metrics = device, queue_size, metrics
         self._waiting: deque[Ticket] = deque()
         self._running: Ticket | None = None
         self._changed = threading.Condition()
@@ -97,6 +90,7 @@ class Worker:
     def start(self) -> None:
         """Start the thread; once."""
         self._alive = True
+        self._device.on_change = self._look
         self._thread.start()
 
     @property
@@ -104,23 +98,35 @@ class Worker:
         """Why a request would be refused at once, whatever it asks; None when ready."""
         if self._draining:
             return Problem("draining", retry_after=5.0)
-        if not self._alive:
+        if not self._alive or not self._device.is_ready:
             return Problem("not_ready", retry_after=10.0)
         return None
 
-    def submit(self, request: WorkRequest) -> Ticket:
+    @property
+    def is_draining(self) -> bool:
+        """Whether the end has been announced."""
+        return self._draining
+
+    @property
+    def seconds_a_request(self) -> float:
+        """How long the latest requests took, a running mean."""
+        return self._mean_seconds
+
+    def submit(self, request: WorkRequest, *, accepted: bool = False) -> Ticket:
         """Take a request into the queue. Call it on the event loop that will read its events.
 
+        A request that was `accepted` before, as jobs are, is not counted against the queue's size.
         Raises `Problem`: overloaded, draining or not_ready, each with the seconds to wait.
         """
         ticket = Ticket(request, asyncio.get_running_loop())
         with self._changed:
             obstacle = self.obstacle
-            if obstacle is None and len(self._waiting) >= self._queue_size:
+            if obstacle is None and not accepted and len(self._waiting) >= self._queue_size:
                 values = {"received": len(self._waiting)}
                 obstacle = Problem("overloaded", values=values, retry_after=self._work_seconds())
             if obstacle is not None:
-                self._metrics.admission_rejected.labels(reason=obstacle.code).inc()
+                if not accepted:
+                    self._metrics.admission_rejected.labels(reason=obstacle.code).inc()
                 raise obstacle
             self._waiting.append(ticket)
             self._count()
@@ -134,6 +140,8 @@ class Worker:
         """
         with self._changed:
             ticket.canceled_at = ticket.canceled_at or time.monotonic()
+            if ticket is self._running:
+                self._device.cancel()  # under the lock: the next one cannot begin meanwhile
             if ticket not in self._waiting:
                 return
             self._waiting.remove(ticket)
@@ -149,11 +157,16 @@ class Worker:
             if isinstance(event, Succeeded | Failed):
                 return
 
-    def close(self, seconds: float) -> None:
-        """Take nothing new, finish what was accepted, give up what is left after `seconds`."""
+    def drain(self) -> None:
+        """Take nothing new from now on; what was accepted is finished."""
         with self._changed:
             self._draining = True
             self._changed.notify_all()
+
+    def close(self, seconds: float) -> None:
+        """Take nothing new, finish what was accepted, give up what is left after `seconds`."""
+        self.drain()
+        with self._changed:
             idle = self._changed.wait_for(
                 lambda: not self._waiting and self._running is None, timeout=seconds
             )
@@ -161,6 +174,7 @@ class Worker:
         for ticket in left:
             self.cancel(ticket)
         self._thread.join(timeout=10.0)
+        self._device.close()  # takes what hangs with it
 
     def _main(self) -> None:
         """The thread: until drained. If it ends any other way, every request hears of it."""
@@ -177,19 +191,26 @@ class Worker:
                 self._count()
                 self._changed.notify_all()
             for ticket in orphans:
-                self._fail(ticket, RuntimeError("the worker has died"))
+                self._fail(ticket, WorkerLostError("the worker has died"))
 
     def _take(self) -> Ticket | None:
         with self._changed:
-            self._changed.wait_for(lambda: self._waiting or self._draining)
+            self._changed.wait_for(self._has_work_or_is_done)
             self._running = self._waiting.popleft() if self._waiting else None
             self._count()
             return self._running
+
+    def _has_work_or_is_done(self) -> bool:
+        return self._device.is_ready if self._waiting else self._draining
 
     def _finish(self) -> None:
         with self._changed:
             self._running = None
             self._count()
+            self._changed.notify_all()
+
+    def _look(self) -> None:
+        with self._changed:
             self._changed.notify_all()
 
     def _run(self, ticket: Ticket) -> None:
@@ -200,6 +221,8 @@ class Worker:
             result = self._draw(ticket)
         except (CanceledError, InvalidRequestError) as error:
             self._fail(ticket, error)
+        except WorkerLostError as error:
+            self._draw_again(ticket, error)
         except Exception as error:
             logger.error("request %s failed", ticket.request.request_id, exc_info=error)
             self._fail(ticket, error)
@@ -209,25 +232,27 @@ class Worker:
             ticket.publish(Succeeded(result, began - ticket.submitted))
 
     def _draw(self, ticket: Ticket) -> GenerationResult:
-        def after_step(step: int, steps: int, _latents: object) -> None:
+        def after_step(step: int, steps: int) -> None:
             if ticket.canceled_at is not None:
-                raise CanceledError(f"canceled after step {step + 1} of {steps}")
-            ticket.publish(Progress(step + 1, steps))
+                raise CanceledError(f"canceled after step {step} of {steps}")
+            ticket.publish(Progress(step, steps))
 
         if ticket.canceled_at is not None:
             raise CanceledError("canceled before its first step")
-        request = ticket.request
-        result = self._pipeline(
-            request.prompt,
-            **request.arguments,
-            knowledge=request.knowledge,
-            output_type="numpy",
-            callback_on_step_end=after_step,
-        )
-        for image in result.images:
-            if image.min() == image.max():
-                raise NumericalError("the picture is one flat colour, which no prompt asks for")
-        return result
+        return self._device.draw(ticket.request, after_step)
+
+    def _draw_again(self, ticket: Ticket, error: WorkerLostError) -> None:
+        """Back to the head of the queue, unless it has cost too many devices or is unwanted."""
+        ticket.losses += 1
+        logger.error("request %s: %s (%d)", ticket.request.request_id, error, ticket.losses)
+        with self._changed:
+            if ticket.canceled_at is None and ticket.losses < MOST_LOSSES:
+                self._running = None
+                self._waiting.appendleft(ticket)
+                return
+        wanted = Problem("worker_lost", values={"received": ticket.losses}, retry_after=10.0)
+        unwanted = CanceledError("canceled when its worker was lost")
+        self._fail(ticket, wanted if ticket.canceled_at is None else unwanted)
 
     def _fail(self, ticket: Ticket, error: BaseException) -> None:
         if ticket.canceled_at is not None:

@@ -19,6 +19,9 @@ def serve(
         list[str] | None,
         typer.Option(metavar="NAME=PATH", help="An adapter folder, and what requests call it."),
     ] = None,
+    state: Annotated[
+        str | None, typer.Option(help="Folder of jobs and their results; without it, no jobs.")
+    ] = None,
 ) -> None:
     """Answer POST /generate until SIGTERM or Ctrl-C; what was accepted is finished first.
 
@@ -32,7 +35,7 @@ def serve(
             " pip install 'rapid-diffusion[server]'"
         ) from error
     given: dict[str, Any] = {"model": model, "host": host, "port": port}
-    given |= {"device": device, "threads": threads}
+    given |= {"device": device, "threads": threads, "state": state}
     if adapter:
         given["adapters"] = dict(map(_named_path, adapter))
     run(_settings({name: value for name, value in given.items() if value is not None}))

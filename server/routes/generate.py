@@ -9,6 +9,7 @@ from anyio import to_thread
 from fastapi import APIRouter, Request, Response
 
 from server.answers import Finished, build_answer
+from server.device import WorkRequest
 from server.errors import Problem, problem_of_error
 from server.reading import (
     check_capabilities,
@@ -19,7 +20,7 @@ from server.reading import (
 )
 from server.schemas import GenerationRequest
 from server.service import Service, service_of
-from server.worker import Failed, Succeeded, Ticket, Worker, WorkRequest
+from server.worker import Failed, Succeeded, Ticket, Worker
 
 _SCHEMA: dict[str, Any] = {"application/json": {"schema": GenerationRequest.model_json_schema()}}
 _PROBLEM: dict[str, Any] = {"description": "a problem", "content": {"application/problem+json": {}}}

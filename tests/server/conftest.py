@@ -49,6 +49,12 @@ class Gate:
         return result
 
 
+@pytest.fixture(scope="session", name="serving")
+def serving_fixture() -> Callable[..., Any]:
+    """`with serving(settings, pipeline) as client:`, for tests that start several servers."""
+    return serving
+
+
 @contextlib.contextmanager
 def serving(settings: Settings, pipeline: Any) -> Iterator[httpx.Client]:
     """A client of a running server; leaving stops the server as SIGTERM would."""

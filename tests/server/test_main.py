@@ -47,7 +47,7 @@ def test_sigterm_finishes_the_running_request(gate: Any, monkeypatch: pytest.Mon
     port = free_port()
     answer = ThreadPoolExecutor(1).submit(ask_and_terminate, port, gate)
     try:
-        run(Settings(port=port))
+        run(Settings(port=port, worker_process=False))
         assert answer.result().status_code == 200
     finally:
         signal.signal(signal.SIGTERM, before)

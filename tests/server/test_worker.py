@@ -12,8 +12,9 @@ import pytest
 
 from rapid_diffusion import RapidDiffusionPipeline
 from rapid_diffusion.errors import NumericalError
+from server.device import LocalDevice, WorkRequest
 from server.metrics import Metrics
-from server.worker import Failed, Started, Succeeded, Worker, WorkRequest
+from server.worker import Failed, Started, Succeeded, Worker
 
 BODY = {"prompt": "老虎", "seed": 1}
 
@@ -156,7 +157,7 @@ def test_encoder_failure_is_500_with_the_id(
 
 def test_shutdown_finishes_what_was_accepted(pipeline: RapidDiffusionPipeline, gate: Any) -> None:
     async def drain() -> list[Any]:
-        worker = Worker(gate, 8, Metrics())
+        worker = Worker(LocalDevice(gate), 8, Metrics())
         worker.start()
         tickets = [worker.submit(request(str(number))) for number in range(3)]
         closing = threading.Thread(target=worker.close, args=(10,))
@@ -175,7 +176,7 @@ def test_shutdown_finishes_what_was_accepted(pipeline: RapidDiffusionPipeline, g
 
 def test_shutdown_without_patience_gives_up_at_the_next_step(gate: Any) -> None:
     async def drain() -> list[Any]:
-        worker = Worker(gate, 8, Metrics())
+        worker = Worker(LocalDevice(gate), 8, Metrics())
         worker.start()
         tickets = [worker.submit(request(str(number))) for number in range(2)]
         assert await asyncio.to_thread(gate.entered.wait, 60)
@@ -188,7 +189,7 @@ def test_shutdown_without_patience_gives_up_at_the_next_step(gate: Any) -> None:
 
 def test_every_ticket_ends_once_whenever_it_is_canceled(gate: Any) -> None:
     async def storm() -> list[list[Any]]:
-        worker = Worker(gate, 200, Metrics())
+        worker = Worker(LocalDevice(gate), 200, Metrics())
         worker.start()
         gate.open.set()
         tickets = [worker.submit(request(str(number), steps=2)) for number in range(30)]

@@ -1,0 +1,31 @@
+"""The body of `POST /v1/jobs`: that of `POST /generate`, and what only a queue can keep."""
+
+from pydantic import Field
+
+from server.capabilities import Capabilities
+from server.errors import invalid, not_built
+from server.reading import check_capabilities
+from server.schemas import MAX_SEED, GenerationRequest
+
+
+class JobRequest(GenerationRequest):
+    """A job. Of those that wait, higher `priority` goes first; `deadline_ms` counts from now."""
+
+    priority: int = Field(0, ge=-10, le=10)
+    webhook: str | None = Field(None, min_length=1, max_length=2000)
+
+
+def check_job(asked: JobRequest, able: Capabilities) -> None:
+    """Refuse what would fail hours later. Raises `Problem`, naming the field.
+
+    A job's pictures are always files with addresses: `response_format` may say `url`, and the
+    default is not held against the caller.
+    """
+    if asked.webhook is not None:
+        raise not_built("webhook", asked.webhook, "GET /v1/jobs/{id}?wait= or its events")
+    if asked.response_format == "binary":
+        raise not_built("response_format", "binary", "url")
+    check_capabilities(asked.model_copy(update={"response_format": "b64_json"}), able)
+    most = MAX_SEED - asked.num_images_per_prompt + 1
+    if asked.seed is not None and asked.seed > most:
+        raise invalid("seed", "less_than_equal", asked.seed, le=most)

@@ -1,0 +1,171 @@
+"""`/v1/jobs`: drawings that outlive their connection, and the server."""
+
+import asyncio
+import re
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
+
+from server.errors import Problem, invalid
+from server.job_schemas import JobRequest, check_job
+from server.jobs import Jobs
+from server.journal import JobRecord
+from server.live import LiveJob
+from server.reading import read_request
+from server.routes.documents import json_body, problems
+from server.service import Service, service_of
+from server.sse import event_stream
+
+_KEY = re.compile(r"[!-~]{1,255}")
+_MOST_WAIT = 60
+
+router = APIRouter()
+
+
+@router.post(
+    "/v1/jobs",
+    status_code=202,
+    openapi_extra=json_body(JobRequest),
+    responses=problems(400, 403, 404, 409, 413, 415, 422, 500, 503),
+)
+async def create(request: Request) -> Response:
+    """Accept a job; when this is answered, the job survives the death of the server."""
+    service, jobs = _parts(request)
+    asked = await read_request(request, service.settings.body_limit, JobRequest)
+    check_job(asked, service.capabilities)
+    key = request.headers.get("idempotency-key")
+    if key is not None and not _KEY.fullmatch(key):
+        raise invalid("Idempotency-Key", "idempotency_key", key)
+    record = await jobs.accept(asked, _owner(request), key)
+    headers = {"Location": f"/v1/jobs/{record.id}"}
+    return JSONResponse(_view(jobs, service, record), 202, headers)
+
+
+@router.get("/v1/jobs", responses=problems(403, 404, 422, 500))
+async def recent(request: Request) -> Response:
+    """The latest jobs, newest first; `after` is the id of the last one of the page before."""
+    service, jobs = _parts(request)
+    limit, after = _integer(request, "limit", 20, 1, 100), request.query_params.get("after")
+    owner = _owner(request)
+    before = None if after is None else (await jobs.find(after, owner)).sequence
+    found = await asyncio.to_thread(jobs.journal.recent, owner, before, limit + 1)
+    data = [_view(jobs, service, record) for record in found[:limit]]
+    return JSONResponse({"object": "list", "data": data, "has_more": len(found) > limit})
+
+
+@router.get("/v1/jobs/{job_id}", responses=problems(403, 404, 410, 422, 500))
+async def read(request: Request, job_id: str) -> Response:
+    """One job; with `wait`, the answer comes when it is over or after so many seconds."""
+    service, jobs = _parts(request)
+    wait = _integer(request, "wait", 0, 0, _MOST_WAIT)
+    record = await jobs.find(job_id, _owner(request))
+    live = jobs.live.get(job_id)
+    if live is not None and wait:
+        await _over_or_draining(live, service, wait)
+    record = await jobs.find(job_id, _owner(request))
+    return JSONResponse(_view(jobs, service, record))
+
+
+@router.post("/v1/jobs/{job_id}/cancel", responses=problems(403, 404, 409, 410, 500))
+async def cancel(request: Request, job_id: str) -> Response:
+    """End a job; answered when it has ended."""
+    service, jobs = _parts(request)
+    record = await jobs.cancel(await jobs.find(job_id, _owner(request)))
+    return JSONResponse(_view(jobs, service, record))
+
+
+@router.get(
+    "/v1/jobs/{job_id}/events",
+    response_class=StreamingResponse,
+    responses={200: {"content": {"text/event-stream": {}}}, **problems(403, 404, 410, 422, 500)},
+)
+async def events(request: Request, job_id: str) -> Response:
+    """The job's events as they come, from the one after `Last-Event-ID` on."""
+    service, jobs = _parts(request)
+    last = request.headers.get("last-event-id", "0")
+    if not last.isdecimal() or len(last) > 15:
+        raise invalid("Last-Event-ID", "int_type", last)
+    record = await jobs.find(job_id, _owner(request))
+    stream = event_stream(jobs.live.get(job_id), record, int(last), service.worker)
+    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    return StreamingResponse(stream, headers=headers, media_type="text/event-stream")
+
+
+@router.get(
+    "/v1/jobs/{job_id}/images/{index}",
+    response_class=FileResponse,
+    responses={200: {"content": {"image/*": {}}}, **problems(403, 404, 410, 422, 500)},
+)
+async def image(request: Request, job_id: str, index: str) -> Response:
+    """One picture of a job that succeeded."""
+    _, jobs = _parts(request)
+    record = await jobs.find(job_id, _owner(request))
+    pictures = (record.result or {}).get("data", [])
+    if not index.isdecimal() or len(index) > 2 or int(index) >= len(pictures):
+        raise Problem("not_found", values={"received": request.url.path})
+    picture = pictures[int(index)]
+    name = f"{int(index)}.{picture['mime_type'].partition('/')[2]}"
+    path = await asyncio.to_thread(jobs.store.find, record.id, name)
+    if path is None:
+        raise Problem("not_found", values={"received": request.url.path})
+    headers = {"X-Pixel-SHA256": picture["pixel_sha256"], "Cache-Control": "private, immutable"}
+    return FileResponse(path, media_type=picture["mime_type"], headers=headers)
+
+
+async def _over_or_draining(live: LiveJob, service: Service, seconds: int) -> None:
+    over = asyncio.ensure_future(live.over.wait())
+    for _ in range(4 * seconds):
+        done, _pending = await asyncio.wait({over}, timeout=0.25)
+        if done or service.worker.is_draining:
+            break
+    over.cancel()
+
+
+def _parts(request: Request) -> tuple[Service, Jobs]:
+    service = service_of(request)
+    if service.jobs is None:
+        raise Problem("jobs_off")
+    return service, service.jobs
+
+
+def _owner(request: Request) -> str:
+    return str(getattr(request.state, "owner", ""))
+
+
+def _integer(request: Request, name: str, default: int, least: int, most: int) -> int:
+    """A whole number of the query. Raises `Problem`, naming it."""
+    given = request.query_params.get(name, str(default))
+    if not re.fullmatch(r"-?[0-9]{1,9}", given):
+        raise invalid(name, "int_type", given)
+    value = int(given)
+    if value < least:
+        raise invalid(name, "greater_than_equal", value, ge=least)
+    if value > most:
+        raise invalid(name, "less_than_equal", value, le=most)
+    return value
+
+
+def _view(jobs: Jobs, service: Service, record: JobRecord) -> dict[str, Any]:
+    """A job as its client sees it; times are seconds since 1970."""
+    live, position = jobs.live.get(record.id), jobs.queue_position(record)
+    view: dict[str, Any] = {
+        "id": record.id,
+        "object": "job",
+        "status": record.status,
+        "created": record.created,
+        "started": record.started,
+        "finished": record.finished,
+        "attempts": record.attempts,
+        "priority": record.priority,
+        "seed": record.seed,
+        "request": record.request,
+        "queue_position": position,
+        "error": record.error,
+        "result": record.result,
+    }
+    if position is not None:
+        view["estimated_start_ms"] = round(1000 * service.worker.seconds_a_request * (position + 1))
+    if live is not None and live.progress is not None:
+        view["progress"] = {"step": live.progress[0], "steps": live.progress[1]}
+    return view
