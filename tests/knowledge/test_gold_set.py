@@ -1,4 +1,4 @@
-"""The gold set says what it claims to say: sizes, offsets, entities that exist, a split by surface."""
+"""The gold set is what it claims to be: sizes, offsets, known entities, a split by surface."""
 
 import csv
 import json
