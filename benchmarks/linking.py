@@ -8,9 +8,13 @@ import argparse
 import dataclasses
 import itertools
 import json
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
+
+# benchmarks/knowledge.py would hide the package: the folder above comes first instead.
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from knowledge.builder import BuildOptions, build_version
 from knowledge.context import Weights
