@@ -10,7 +10,7 @@ import numpy as np
 
 from knowledge.checking import Alias, CheckedFacts, Statement, check_facts
 from knowledge.errors import InvalidInputError
-from knowledge.linking import normalise
+from knowledge.linking import NORMALISATION, normalise
 from knowledge.storage import Array, write_array, write_matrix, write_strings
 from knowledge.versions import activate as activate_version
 from knowledge.versions import check_version, copy_files, new_version, publish
@@ -74,7 +74,8 @@ def build_version(
         stats |= _write_entities(building, facts, entities)
         degrees = np.load(building / "ent_degree.npy")
         stats |= _write_surfaces(building, facts, numbers, degrees, options)
-        stats |= {"dimension": 0, "refused": dict(sorted(facts.refused.items()))}
+        stats |= {"dimension": 0, "normalisation": NORMALISATION}
+        stats |= {"refused": dict(sorted(facts.refused.items()))}
         if vectors is not None:
             stats["dimension"] = _write_vectors(building, "vectors", vectors, len(entities))
         version = publish(building, store, stats)

@@ -109,6 +109,7 @@ def _link(options: argparse.Namespace) -> None:
     if options.json:
         _print_json([dataclasses.asdict(link) for link in links])
     else:
+        _explain(options.text, links)
         _print_lines(links)
 
 
@@ -119,6 +120,20 @@ def _verify(options: argparse.Namespace) -> None:
 
 def _activate(options: argparse.Namespace) -> None:
     _print_json({"version": activate(options.path, options.version).name})
+
+
+def _explain(text: str, links: Sequence[Link]) -> None:
+    """On stderr, for the eye: the sentence with its entities marked, then what each might mean."""
+    marked, end = [], 0
+    for link in links:
+        marked.append(f"{text[end : link.start]}【{link.surface}】")
+        end = link.end
+    _logger.info("%s", "".join(marked) + text[end:])
+    for link in links:
+        for candidate in link.candidates:
+            sign = "*" if candidate.entity == link.entity else " "
+            score = f"score {link.score:.3f}" if sign == "*" else ""
+            _logger.info(" %s %s  prior %.3f  %s", sign, candidate.key, candidate.prior, score)
 
 
 def _print_lines(links: Sequence[Link]) -> None:

@@ -1,31 +1,26 @@
 """KnowledgeGraph: one version, mapped into memory, read-only, safe to share between threads."""
 
 import operator
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import marisa_trie  # type: ignore[import-not-found]
 import numpy as np
 import numpy.typing as npt
 
 from knowledge.builder import TEXT_BIT
+from knowledge.context import Profile, profile
 from knowledge.errors import DamagedVersionError, InvalidInputError, UnknownEntityError
-from knowledge.linking import (
-    Candidate,
-    Link,
-    Match,
-    NormalText,
-    best_spans,
-    choose,
-    find_matches,
-    is_weak,
-    normalise,
-    strongest,
-)
+from knowledge.linker import Linker
+from knowledge.linking import NORMALISATION, Link, normalise
 from knowledge.storage import Array, StringTable, map_array, map_matrix
+from knowledge.surfaces import Surfaces
 from knowledge.versions import Verify, check_version, resolve
+
+# What is read of an entity to tell it from others of its name.
+_PROFILE_FACTS = 32
+_PROFILE_TEXT = 120
 
 
 @dataclass(frozen=True)
@@ -60,10 +55,15 @@ class KnowledgeGraph:
         self._pointers = map_array(directory / "tri_ptr.npy")
         self._relation_ids = map_array(directory / "tri_rel.npy")
         self._objects = map_array(directory / "tri_obj.npy")
-        self._trie = _map_trie(directory / "names.marisa")
-        self._surfaces = map_array(directory / "surf_ptr.npy")
-        self._candidate_ids = map_array(directory / "cand_id.npy")
-        self._priors = map_array(directory / "cand_prior.npy")
+        self._surfaces = Surfaces(directory, int(stats["longest_surface"]))
+        self.linker = Linker(
+            self._surfaces,
+            self._keys,
+            self._names,
+            self._profile,
+            # Versions before this number keep traditional characters in their dictionary.
+            simplified=int(stats.get("normalisation", 1)) >= NORMALISATION,
+        )
         self._vectors: Array | None = None
         if self.dimension:
             self._vectors = map_matrix(directory / "vectors.safetensors")
@@ -155,44 +155,14 @@ class KnowledgeGraph:
         """
         if max_entities < 0:
             raise InvalidInputError(f"max_entities is {max_entities}; allowed are 0 and more")
-        normal = normalise(text)
-        spans = strongest(best_spans(list(self._matches(normal))), max_entities)
-        return [self._link(text, normal, span) for span in spans]
+        return self.linker.link(text, max_entities)
 
-    def _matches(self, normal: NormalText) -> Iterator[Match]:
-        for start, surface in find_matches(normal, self._trie.prefixes, self._longest):
-            index = self._trie.get(surface)
-            if not self._is_weak(surface, index):
-                prior = float(self._priors[self._surfaces[index]])
-                yield Match(start, start + len(surface), index, prior)
-
-    @property
-    def _longest(self) -> int:
-        return int(self.stats["longest_surface"])
-
-    def _is_weak(self, surface: str, index: int) -> bool:
-        if len(surface) > 1:
-            return is_weak(surface, ())
-        candidates = self._candidates(index)
-        names = [(normalise(self._names[c.entity]).text, c.prior) for c in candidates]
-        return is_weak(surface, names)
-
-    def _candidates(self, index: int) -> tuple[Candidate, ...]:
-        rows = range(int(self._surfaces[index]), int(self._surfaces[index + 1]))
-        entities = [int(self._candidate_ids[row]) for row in rows]
-        priors = [float(self._priors[row]) for row in rows]
-        return tuple(
-            Candidate(entity, self._keys[entity], prior)
-            for entity, prior in zip(entities, priors, strict=True)
+    def _profile(self, entity: int) -> Profile:
+        facts = self.neighbours(entity, limit=_PROFILE_FACTS)
+        return profile(
+            normalise(self._keys[entity]).text,
+            [(fact.relation, normalise(fact.text[:_PROFILE_TEXT]).text) for fact in facts],
         )
-
-    def _link(self, text: str, normal: NormalText, span: Match) -> Link:
-        start, end = normal.starts[span.start], normal.ends[span.end - 1]
-        candidates = self._candidates(span.index)
-        chosen = choose(candidates)
-        name = self._names[chosen.entity]
-        surface = text[start:end]
-        return Link(start, end, surface, chosen.entity, chosen.key, name, chosen.prior, candidates)
 
     def _triple(self, subject: int, row: int) -> Triple:
         target = int(self._objects[row])
@@ -203,14 +173,15 @@ class KnowledgeGraph:
 
     def _check_lengths(self) -> None:
         """Sizes that a manifest cannot see: the arrays must fit each other."""
+        surfaces = self._surfaces
         expected = {
             "ent_name.off.npy": (len(self._names), len(self)),
             "tri_ptr.npy": (len(self._pointers), len(self) + 1),
             "tri_obj.npy": (len(self._objects), int(self._pointers[-1])),
             "tri_rel.npy": (len(self._relation_ids), int(self._pointers[-1])),
-            "surf_ptr.npy": (len(self._surfaces), len(self._trie) + 1),
-            "cand_id.npy": (len(self._candidate_ids), int(self._surfaces[-1])),
-            "cand_prior.npy": (len(self._priors), int(self._surfaces[-1])),
+            "surf_ptr.npy": (len(surfaces.pointers), len(surfaces) + 1),
+            "cand_id.npy": (len(surfaces.entities), int(surfaces.pointers[-1])),
+            "cand_prior.npy": (len(surfaces.priors), int(surfaces.pointers[-1])),
         }
         if self._vectors is not None:
             wanted = len(self) * self.dimension
@@ -218,10 +189,3 @@ class KnowledgeGraph:
         for name, (found, wanted) in expected.items():
             if found != wanted:
                 raise DamagedVersionError(self.path / name, f"has {found} rows, wanted {wanted}")
-
-
-def _map_trie(path: Path) -> Any:
-    try:
-        return marisa_trie.Trie().mmap(str(path))
-    except RuntimeError as error:
-        raise DamagedVersionError(path, f"is not a dictionary ({error})") from error

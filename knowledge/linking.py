@@ -9,8 +9,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+from knowledge.folding import simplified_characters
+
 # Variation selectors, zero-width space, soft hyphen, byte order mark: they carry no meaning here.
 _IGNORED = frozenset("\ufe0e\ufe0f\u200b\u00ad\ufeff")
+# Counts the changes of `normalise` that a dictionary must be built with. 2: simplified characters.
+NORMALISATION = 2
 _NUMBER = re.compile(r"[\d.,:%+\-\s]+")
 _REPLACEMENT = "\ufffd"
 
@@ -57,8 +61,10 @@ class Match:
     prior: float
 
 
-def normalise(text: str) -> NormalText:
-    """NFKC and lower case, one user-perceived character at a time, so that offsets stay known.
+def normalise(text: str, *, simplify: bool = True) -> NormalText:
+    """NFKC, lower case, simplified; one user-perceived character at a time: offsets stay known.
+
+    `simplify=False` keeps traditional characters, as versions before normalisation 2 have them.
 
     Lone surrogates and NUL become U+FFFD: the dictionary cannot hold them.
     """
@@ -66,7 +72,7 @@ def normalise(text: str) -> NormalText:
     starts: list[int] = []
     ends: list[int] = []
     for start, end in _characters(text):
-        piece = _normal_form(text[start:end])
+        piece = _normal_form(text[start:end], simplify)
         pieces.append(piece)
         starts += [start] * len(piece)
         ends += [end] * len(piece)
@@ -96,7 +102,8 @@ def best_spans(matches: Sequence[Match]) -> list[Match]:
     """The non-overlapping matches with the highest total weight, in order of position.
 
     A span weighs its length, less 0.5 so that one long span beats two that cover the same
-    characters, plus a fifth of its prior. Weighted interval scheduling, O(n log n).
+    characters, plus a fifth of its prior; of equals the later wins, since Chinese words end in
+    their head (茶杯, not 红茶, in 大红茶杯). Weighted interval scheduling, O(n log n).
     """
     ordered = sorted(matches, key=lambda match: (match.end, match.start, match.index))
     if not ordered:
@@ -110,7 +117,7 @@ def best_spans(matches: Sequence[Match]) -> list[Match]:
             best[filled + 1 : match.end + 1] = [best[filled]] * (match.end - filled)
             filled = match.end
         total = best[match.start] + weight(match)
-        if total > best[match.end]:
+        if total >= best[match.end]:
             best[match.end], taken[match.end] = total, match
     return _walk_back(taken)
 
@@ -124,14 +131,6 @@ def strongest(matches: Sequence[Match], count: int) -> list[Match]:
     """The `count` heaviest of disjoint matches, in order of position."""
     heaviest = sorted(matches, key=lambda match: (-weight(match), match.start))[:count]
     return sorted(heaviest, key=lambda match: match.start)
-
-
-def choose(candidates: Sequence[Candidate]) -> Candidate:
-    """The candidate with the highest prior; equal priors go to the smaller id.
-
-    The seam for disambiguation: coherence and overlap with the sentence come in here.
-    """
-    return min(candidates, key=lambda candidate: (-candidate.prior, candidate.entity))
 
 
 def find_matches(
@@ -164,9 +163,11 @@ def _joined(text: str, position: int) -> bool:
 
 
 @lru_cache(maxsize=1 << 16)
-def _normal_form(character: str) -> str:
+def _normal_form(character: str, simplify: bool) -> str:
     kept = "".join(c for c in character if c not in _IGNORED)
     normal = unicodedata.normalize("NFKC", kept).lower()
+    if simplify and not normal.isascii():
+        normal = normal.translate(simplified_characters())
     return "".join(_REPLACEMENT if _unstorable(c) else c for c in normal)
 
 

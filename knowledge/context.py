@@ -1,0 +1,152 @@
+"""Which meaning of a surface a sentence means: what the graph says of each, against the words.
+
+Evidence for a candidate is a weighted sum of four counts over the rest of the sentence: facts that
+stand there in full, pairs of characters that its facts and sense share with it and the other
+candidates' do not, single characters likewise, and cues for its kind (knowledge/cues.py).
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import NamedTuple
+
+from knowledge.cues import CUES, KINDS, NEED_SUPPORT
+
+# Relations whose objects say what kind of thing the subject is.
+_KIND_RELATIONS = frozenset({"类型", "标签", "类别"})
+_TITLE_MARKS = "《》"
+_NOUN_AFTER = "只条匹头尾朵棵座枚颗把盏艘架件杯碗"
+_BEFORE = frozenset("的和与跟、骑有是像抱养牵画大小白黑红黄蓝绿灰花老新")
+_AFTER = frozenset("的和与跟在是趴坐躺站飞跑走跳游吃喝睡戴穿踏盘正变")
+_NUMERALS = frozenset("一二两三四五六七八九十几这那每半各0123456789")
+
+
+@dataclass(frozen=True)
+class Weights:
+    """How much each kind of evidence counts beside the logarithm of the prior.
+
+    Fitted on the `fit` half of tests/data/link_gold.jsonl by `benchmarks/linking.py --fit`.
+    `support` is the evidence that a name of a kind in NEED_SUPPORT must have, by its length:
+    two characters, three, four and more.
+    """
+
+    fact: float = 1.0
+    pair: float = 0.5
+    character: float = 0.4
+    cue: float = 1.0
+    support: tuple[float, float, float] = (0.9, 0.9, 0.9)
+
+
+class Profile(NamedTuple):
+    """What the graph says of an entity, as far as a sentence can be held against it."""
+
+    kinds: tuple[str, ...]
+    facts: frozenset[str]  # short texts, whole
+    pairs: frozenset[str]  # adjacent characters of its facts and its sense
+
+    @property
+    def needs_support(self) -> bool:
+        """Whether things of this kind are often named with everyday words."""
+        return not NEED_SUPPORT.isdisjoint(self.kinds)
+
+
+class Evidence(NamedTuple):
+    """The four counts for one candidate."""
+
+    fact: float
+    pair: float
+    character: float
+    cue: float
+
+    def weigh(self, weights: Weights) -> float:
+        """The weighted sum, in the unit of log prior."""
+        return (
+            weights.fact * self.fact
+            + weights.pair * self.pair
+            + weights.character * self.character
+            + weights.cue * self.cue
+        )
+
+
+def profile(key: str, facts: Iterable[tuple[str, str]]) -> Profile:
+    """The profile of an entity from its key and its (relation, normalised text) facts."""
+    sense = key[key.rfind("[") + 1 : -1] if key.endswith("]") and "[" in key else ""
+    rows = list(facts)
+    types = [sense, *(text for relation, text in rows if relation in _KIND_RELATIONS)]
+    texts = [sense, *(text for _, text in rows)]
+    whole = frozenset(text for text in texts if 2 <= len(text) <= 8)
+    return Profile(_kinds(types), whole, frozenset().union(*map(pairs, texts)))
+
+
+def pairs(text: str) -> set[str]:
+    """The adjacent pairs of word characters of a text."""
+    return {a + b for a, b in pairwise(text) if a.isalnum() and b.isalnum()}
+
+
+def evidence(text: str, start: int, end: int, profiles: Sequence[Profile]) -> list[Evidence]:
+    """The counts for each candidate of the surface at [start, end) of a normalised text."""
+    rest = f"{text[:start]} {text[end:]}"
+    surface, here = text[start:end], pairs(rest)
+    found = [here & known.pairs for known in profiles]
+    letters = [set("".join(known.pairs)) & set(rest) - set(surface) for known in profiles]
+    return [
+        Evidence(
+            min(3, sum(fact in rest for fact in known.facts if fact != surface)),
+            min(4, len(_only(found, index))),
+            min(6, len(_only(letters, index))),
+            min(3, _cues(known.kinds, rest)),
+        )
+        for index, known in enumerate(profiles)
+    ]
+
+
+def scores(priors: Sequence[float], counted: Sequence[Evidence], weights: Weights) -> list[float]:
+    """Share of each candidate: softmax of log prior + evidence; the sum is 1."""
+    logits = [
+        math.log(prior) + counts.weigh(weights)
+        for prior, counts in zip(priors, counted, strict=True)
+    ]
+    highest = max(logits)
+    shares = [math.exp(logit - highest) for logit in logits]
+    return [share / sum(shares) for share in shares]
+
+
+def is_supported(text: str, start: int, end: int, strength: float, weights: Weights) -> bool:
+    """Whether a name that may be an everyday word stands for its entity in this sentence.
+
+    Between title marks or alone it always does; else the evidence must reach `support`.
+    """
+    around = text[max(0, start - 1) : start] + text[end : end + 1]
+    if around == _TITLE_MARKS or not (text[:start] + text[end:]).strip():
+        return True
+    return strength >= weights.support[min(max(end - start, 2), 4) - 2]
+
+
+def stands_alone(text: str, start: int, end: int) -> bool:
+    """Whether a single ideograph is a word here: counted (一匹马), or between ends of words."""
+    before, after = text[max(0, start - 2) : start], text[end : end + 1]
+    if len(before) == 2 and before[1] in _NOUN_AFTER and before[0] in _NUMERALS:
+        return True
+    opens = not before or not _is_word(before[-1]) or before[-1] in _BEFORE
+    return opens and (not after or not _is_word(after) or after in _AFTER)
+
+
+def _is_word(character: str) -> bool:
+    return character.isalnum() and not character.isascii()
+
+
+def _only(sets: Sequence[set[str]], index: int) -> set[str]:
+    """What the set at `index` has and no other one."""
+    others = (other for number, other in enumerate(sets) if number != index)
+    return sets[index].difference(*others)
+
+
+def _kinds(types: Iterable[str]) -> tuple[str, ...]:
+    joined = " ".join(types)
+    return tuple(kind for kind, parts in KINDS.items() if any(part in joined for part in parts))
+
+
+def _cues(kinds: Iterable[str], rest: str) -> int:
+    words = {word for kind in kinds for word in CUES.get(kind, ())}
+    return sum(word in rest for word in words)

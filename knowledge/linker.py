@@ -1,0 +1,119 @@
+"""The linker of one version: dictionary, candidates, and the choice among them."""
+
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+
+from knowledge.context import (
+    Evidence,
+    Profile,
+    Weights,
+    evidence,
+    is_supported,
+    scores,
+    stands_alone,
+)
+from knowledge.linking import (
+    Candidate,
+    Link,
+    Match,
+    NormalText,
+    best_spans,
+    find_matches,
+    is_weak,
+    normalise,
+    strongest,
+)
+from knowledge.storage import StringTable
+from knowledge.surfaces import Surfaces
+
+_PROFILES = 1024  # kept at a time: about 2 MB
+_MOST_CANDIDATES = 32  # weighed against the sentence; the others of a surface cannot win
+
+
+class Linker:
+    """Finds the links of sentences. Safe to share between threads."""
+
+    def __init__(
+        self,
+        surfaces: Surfaces,
+        keys: StringTable,
+        names: StringTable,
+        read_profile: Callable[[int], Profile],
+        *,
+        simplified: bool,
+    ) -> None:
+        self.weights = Weights()
+        self._surfaces = surfaces
+        self._keys = keys
+        self._names = names
+        self._profile = lru_cache(maxsize=_PROFILES)(read_profile)
+        self._simplified = simplified
+
+    def link(self, text: str, max_entities: int) -> list[Link]:
+        """See `KnowledgeGraph.link`."""
+        normal = normalise(text)
+        matches = self.matches(text, normal)
+        links: dict[Match, Link | None] = {}
+        # A name that the sentence does not support gives its characters back to other names.
+        while True:
+            spans = best_spans(matches)
+            links |= {span: self._link(text, normal, span) for span in spans if span not in links}
+            if all(links[span] for span in spans):
+                break
+            matches = [match for match in matches if links.get(match, True)]
+        found = [links[span] for span in strongest(spans, max_entities)]
+        return [link for link in found if link is not None]
+
+    def matches(self, text: str, normal: NormalText) -> list[Match]:
+        """Every surface of the text that is no weak one; `normal` is the normalised text."""
+        found = set(self._found(normal))
+        if not self._simplified:  # the dictionary has traditional characters where it was given any
+            found |= set(self._found(normalise(text, simplify=False)))
+        return sorted(found, key=lambda match: (match.start, match.end, match.index))
+
+    def weigh(
+        self, normal: NormalText, span: Match
+    ) -> tuple[tuple[Candidate, ...], list[Evidence]]:
+        """The candidates of a span, and what the sentence says for the first 32 of them."""
+        rows = self._surfaces.rows(span.index)
+        candidates = tuple(Candidate(entity, self._keys[entity], prior) for entity, prior in rows)
+        profiles = [self._profile(entity) for entity, _ in rows[:_MOST_CANDIDATES]]
+        return candidates, evidence(normal.text, span.start, span.end, profiles)
+
+    def needs_support(self, candidates: tuple[Candidate, ...]) -> bool:
+        """Whether all that a surface may mean is named with everyday words."""
+        return all(self._profile(c.entity).needs_support for c in candidates[:_MOST_CANDIDATES])
+
+    def _link(self, text: str, normal: NormalText, span: Match) -> Link | None:
+        candidates, counted = self.weigh(normal, span)
+        shares = scores([c.prior for c in candidates[: len(counted)]], counted, self.weights)
+        best = max(range(len(counted)), key=lambda number: (shares[number], -number))
+        strength = counted[best].weigh(self.weights)
+        if self.needs_support(candidates) and not is_supported(
+            normal.text, span.start, span.end, strength, self.weights
+        ):
+            return None
+        start, end = normal.starts[span.start], normal.ends[span.end - 1]
+        chosen = candidates[best]
+        name, score = self._names[chosen.entity], shares[best]
+        surface = text[start:end]
+        return Link(start, end, surface, chosen.entity, chosen.key, name, score, candidates)
+
+    def _found(self, normal: NormalText) -> Iterator[Match]:
+        surfaces = self._surfaces
+        for start, surface in find_matches(normal, surfaces.prefixes, surfaces.longest):
+            index, end = surfaces.index(surface), start + len(surface)
+            if not self._is_weak(normal.text, surface, start, index):
+                yield Match(start, end, index, surfaces.best_prior(index))
+
+    def _is_weak(self, text: str, surface: str, start: int, index: int) -> bool:
+        if len(surface) > 1:
+            return is_weak(surface, ())
+        rows = self._surfaces.rows(index)
+        if is_weak(surface, [(self._normal_name(entity), prior) for entity, prior in rows]):
+            return True
+        is_ideograph = surface.isalpha() and not surface.isascii()
+        return is_ideograph and not stands_alone(text, start, start + 1)
+
+    def _normal_name(self, entity: int) -> str:
+        return normalise(self._names[entity]).text
