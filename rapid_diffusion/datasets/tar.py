@@ -82,6 +82,8 @@ def members(file: BinaryIO) -> Iterator[Member | Damage]:
 
 def _parse(header: bytes) -> tarfile.TarInfo | None:
     """The header, or None if it is damaged."""
+    if len(header) < BLOCK:
+        return None
     return _parse_plain(header) or _parse_any(header)
 
 
