@@ -41,7 +41,7 @@ from rapid_diffusion.training.data import step_generator
 from rapid_diffusion.training.loop import _Run, _state
 from rapid_diffusion.training.parts import WHOLE
 from rapid_diffusion.training.run import Training
-from rapid_diffusion.training.stages import encode_all, stage_folder
+from rapid_diffusion.training.stages import stage_folder
 
 Step = Callable[[int], object]
 ROWS = 256
@@ -127,7 +127,8 @@ def plain_loop(training: Training, denoiser: Denoiser, loop: LoopConfig) -> Step
     if denoiser.draft is not None:
         denoiser.draft.requires_grad_(False)
     denoiser.train()
-    latents, examples = encode_all(training.autoencoder(), training.examples), training.examples
+    examples = training.examples
+    latents = training.autoencoder().encode(examples.picture_batch(list(range(ROWS))))
     learning = [p for p in denoiser.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(learning, loop.learning_rate, betas=(0.9, 0.99))
     averages = copy.deepcopy(denoiser.state_dict())
