@@ -91,17 +91,11 @@ def _devices() -> list[dict[str, Any]]:
     return found
 
 
-def _attention() -> dict[str, bool]:
-    """Which ways of computing attention exist here; the plain one always does."""
-    import torch
+def _attention() -> dict[str, Any]:
+    """Which back ends of attention exist here, and which of them "auto" takes."""
+    from rapid_diffusion.attention import backends_here, picks_here
 
-    cuda = torch.cuda.is_available()
-    return {
-        "flash-attn (package)": cuda and installed_version("flash-attn") is not None,
-        "SDPA flash": torch.backends.cuda.is_flash_attention_available() if cuda else True,
-        "SDPA memory-efficient": cuda,
-        "plain": True,
-    }
+    return {**backends_here(), "picks": picks_here()}
 
 
 def optional_packages() -> list[dict[str, Any]]:
@@ -138,7 +132,7 @@ def _as_text(report: dict[str, Any]) -> str:
         f"torch      {report['torch']}, {report['threads']} threads",
         f"cpu        {cpu['capability']}: {', '.join(cpu['features']) or 'no known features'}",
         *(f"device     {device}" for device in devices),
-        *(f"attention  {name}: {_yes(there)}" for name, there in report["attention"].items()),
+        *(f"attention  {line}" for line in _attention_lines(report["attention"])),
         *(f"package    {p['package']}: {_state(p)}" for p in report["packages"]),
     ]
     if model["intact"]:
@@ -146,6 +140,11 @@ def _as_text(report: dict[str, Any]) -> str:
         state += f", {model['parameters'] / 1e6:.1f} M parameters, {model['megabytes']} MB"
         return "\n".join([*lines, f"model      {model['name']}: {state}, {model['digest']}"])
     return "\n".join([*lines, f"model      {model['name']}: NOT intact: {model['problem']}"])
+
+
+def _attention_lines(report: dict[str, Any]) -> list[str]:
+    there = [f"{name}: {_yes(report[name])}" for name in report if name != "picks"]
+    return there + [f"for {case}: {backend}" for case, backend in report["picks"].items()]
 
 
 def _yes(there: bool) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rapid_diffusion.attention import route_through_door
 from rapid_diffusion.checkpoints.folder import (
     load_strict,
     read_json,
@@ -36,6 +37,7 @@ class Denoiser(nn.Module):
     def __init__(self, network: Any, draft: SentenceDraft | None = None) -> None:
         super().__init__()
         self.network = network
+        route_through_door(network)
         self.draft = draft
         self.channels: int = network.config.out_channels
         self.sample_size: int = network.config.sample_size
