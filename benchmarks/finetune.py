@@ -33,6 +33,8 @@ from rapid_diffusion.images.convert import pixels_to_unit
 from rapid_diffusion.training.data import read_rows
 
 FOLDS = 5
+#: On the squared weights of the probe.
+PENALTY = 0.03
 NAME = "adapter"
 BARS = {"told_apart": 0.70, "old_recall_at_1_lost": 0.03}
 Row = dict[str, Any]
@@ -162,12 +164,12 @@ class StyleProbe:
         self.styles = styles
         labels = torch.tensor([self.names.index(style) for style in styles])
         fold = torch.tensor([fold_of(concept) for concept in concepts])
-        self.mean, self.scale = features.mean(0), features.std(0) + 1e-6
+        self.mean, self.scale = features.mean(0), features.std(0).square().mean().sqrt()
         self.probes = [self._fit(labels, fold != held) for held in range(FOLDS)]
 
     def name(self, features: Tensor, concepts: Sequence[str]) -> list[str]:
         """The style of each picture, by the probe that never saw its concept."""
-        inputs = (features - self.mean) / self.scale
+        inputs = self._scaled(features)
         return [
             self.names[int(self.probes[fold_of(concept)](row[None]).argmax())]
             for row, concept in zip(inputs, concepts, strict=True)
@@ -182,19 +184,29 @@ class StyleProbe:
         own = [hit for hit, other in zip(right, self.styles, strict=True) if other == style]
         return {"pictures": len(right), "right": _share(right), f"right_on_{style}": _share(own)}
 
+    def _scaled(self, features: Tensor) -> Tensor:
+        """One scale for all numbers: one each would make as much of noise as of what differs."""
+        return (features - self.mean) / self.scale
+
     def _fit(self, labels: Tensor, chosen: Tensor) -> torch.nn.Linear:
         probe = torch.nn.Linear(self.features.shape[1], len(self.names))
         torch.nn.init.zeros_(probe.weight)  # convex: nothing is left to chance
         torch.nn.init.zeros_(probe.bias)
-        inputs, wanted = ((self.features - self.mean) / self.scale)[chosen], labels[chosen]
+        inputs, wanted = self._scaled(self.features)[chosen], labels[chosen]
         # every style counts the same, however many pictures it has
         weights = 1 / torch.bincount(wanted, minlength=len(self.names)).clamp(min=1)
-        optimizer = torch.optim.AdamW(probe.parameters(), 1e-3, weight_decay=1.0)
-        for _ in range(300):
-            loss = functional.cross_entropy(probe(inputs), wanted, weights)
+        optimizer = torch.optim.LBFGS(
+            probe.parameters(), max_iter=200, line_search_fn="strong_wolfe"
+        )
+
+        def loss() -> Tensor:
             optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+            value = functional.cross_entropy(probe(inputs), wanted, weights)
+            value = value + PENALTY / 2 * probe.weight.square().sum()
+            value.backward()
+            return value
+
+        optimizer.step(loss)
         return probe.requires_grad_(False)
 
 
