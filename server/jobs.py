@@ -123,6 +123,15 @@ class Jobs:
         places = {live.record.id: place for place, live in enumerate(order)}
         return places.get(record.id)
 
+    def seconds_before(self, position: int) -> float:
+        """Predicted seconds until the job at this place in the queue begins."""
+        order = sorted(self._waiting, key=self._turn)[:position]
+        waiting = sum(self._seconds(live.record.request) for live in order)
+        return self._worker.work_seconds + waiting
+
+    def _seconds(self, request: dict[str, Any]) -> float:
+        return self._worker.predict({k: v for k, v in request.items() if v is not None})
+
     def _new_job(self, asked: JobRequest, owner: str, key: str | None) -> NewJob:
         request = asked.model_dump(mode="json", exclude_unset=True)
         content = json.dumps(request, sort_keys=True, ensure_ascii=False).encode()
@@ -142,12 +151,12 @@ class Jobs:
         """Raises `Problem` where the queue or the folder is full, or the server is ending."""
         if self._worker.is_draining:
             raise Problem("draining", retry_after=5.0)
-        if len(self._waiting) >= self._settings.job_limit:
-            wait = self._worker.seconds_a_request * len(self._waiting) / 10
+        ahead = self.seconds_before(len(self._waiting))
+        late = ahead + self._seconds(job.request) - self._settings.job_seconds
+        if len(self._waiting) >= self._settings.job_limit or (self._waiting and late > 0):
             self._metrics.admission_rejected.labels(reason="overloaded").inc()
-            raise Problem(
-                "overloaded", values={"received": len(self._waiting)}, retry_after=max(1.0, wait)
-            )
+            values = {"received": len(self._waiting), "seconds": round(ahead)}
+            raise Problem("overloaded", values=values, retry_after=max(1.0, late, ahead / 10))
         held = await asyncio.to_thread(self.journal.bytes_held)
         if held + job.reserved > self._settings.state_quota_bytes:
             oldest = await asyncio.to_thread(self.journal.oldest_result) or time.time()

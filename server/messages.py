@@ -145,8 +145,11 @@ KINDS: dict[str, Kind] = {
     ),
     "overloaded": _kind(
         503,
-        ("Overloaded", "{received} requests are waiting, no more fit. Try again later."),
-        ("服务繁忙", "已有 {received} 个请求在排队，队列已满。请稍后重试。"),
+        (
+            "Overloaded",
+            "{received} requests wait, {seconds} s of work are before yours. Try again later.",
+        ),
+        ("服务繁忙", "已有 {received} 个请求在排队，前面约有 {seconds} 秒的工作。请稍后重试。"),
     ),
     "worker_lost": _kind(
         503,

@@ -52,7 +52,7 @@ async def generate(request: Request) -> Response:
     delivery = choose_delivery(asked, request.headers.get("accept", "*/*"))
     try:
         async with asyncio.timeout(asked.deadline_ms and asked.deadline_ms / 1000):
-            done = await _draw(request, service, asked)
+            done = await draw_while_client_waits(request, service, asked)
             finished = Finished(
                 request=asked,
                 result=done.result,
@@ -69,7 +69,9 @@ async def generate(request: Request) -> Response:
     return answer
 
 
-async def _draw(request: Request, service: Service, asked: GenerationRequest) -> Succeeded:
+async def draw_while_client_waits(
+    request: Request, service: Service, asked: GenerationRequest
+) -> Succeeded:
     """Queue the request and wait for its end; a failed run is raised as its problem."""
     seed = secrets.randbelow(2**32) if asked.seed is None else asked.seed
     work = WorkRequest(
@@ -77,6 +79,7 @@ async def _draw(request: Request, service: Service, asked: GenerationRequest) ->
         prompt=asked.prompt,
         arguments=pipeline_arguments(asked, seed),
         knowledge=knowledge_argument(asked),
+        deadline_seconds=asked.deadline_ms and asked.deadline_ms / 1000,
     )
     ticket = service.worker.submit(work)
     leaving = asyncio.create_task(_cancel_when_client_leaves(request, service.worker, ticket))

@@ -39,18 +39,18 @@ async def create(request: Request) -> Response:
         raise invalid("Idempotency-Key", "idempotency_key", key)
     record = await jobs.accept(asked, _owner(request), key)
     headers = {"Location": f"/v1/jobs/{record.id}"}
-    return JSONResponse(_view(jobs, service, record), 202, headers)
+    return JSONResponse(_view(jobs, record), 202, headers)
 
 
 @router.get("/v1/jobs", responses=problems(403, 404, 422, 500))
 async def recent(request: Request) -> Response:
     """The latest jobs, newest first; `after` is the id of the last one of the page before."""
-    service, jobs = _parts(request)
+    _, jobs = _parts(request)
     limit, after = _integer(request, "limit", 20, 1, 100), request.query_params.get("after")
     owner = _owner(request)
     before = None if after is None else (await jobs.find(after, owner)).sequence
     found = await asyncio.to_thread(jobs.journal.recent, owner, before, limit + 1)
-    data = [_view(jobs, service, record) for record in found[:limit]]
+    data = [_view(jobs, record) for record in found[:limit]]
     return JSONResponse({"object": "list", "data": data, "has_more": len(found) > limit})
 
 
@@ -64,15 +64,15 @@ async def read(request: Request, job_id: str) -> Response:
     if live is not None and wait:
         await _over_or_draining(live, service, wait)
     record = await jobs.find(job_id, _owner(request))
-    return JSONResponse(_view(jobs, service, record))
+    return JSONResponse(_view(jobs, record))
 
 
 @router.post("/v1/jobs/{job_id}/cancel", responses=problems(403, 404, 409, 410, 500))
 async def cancel(request: Request, job_id: str) -> Response:
     """End a job; answered when it has ended."""
-    service, jobs = _parts(request)
+    _, jobs = _parts(request)
     record = await jobs.cancel(await jobs.find(job_id, _owner(request)))
-    return JSONResponse(_view(jobs, service, record))
+    return JSONResponse(_view(jobs, record))
 
 
 @router.get(
@@ -146,7 +146,7 @@ def _integer(request: Request, name: str, default: int, least: int, most: int) -
     return value
 
 
-def _view(jobs: Jobs, service: Service, record: JobRecord) -> dict[str, Any]:
+def _view(jobs: Jobs, record: JobRecord) -> dict[str, Any]:
     """A job as its client sees it; times are seconds since 1970."""
     live, position = jobs.live.get(record.id), jobs.queue_position(record)
     view: dict[str, Any] = {
@@ -165,7 +165,7 @@ def _view(jobs: Jobs, service: Service, record: JobRecord) -> dict[str, Any]:
         "result": record.result,
     }
     if position is not None:
-        view["estimated_start_ms"] = round(1000 * service.worker.seconds_a_request * (position + 1))
+        view["estimated_start_ms"] = round(1000 * jobs.seconds_before(position))
     if live is not None and live.progress is not None:
         view["progress"] = {"step": live.progress[0], "steps": live.progress[1]}
     return view
