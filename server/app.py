@@ -19,6 +19,7 @@ from server.errors import (
     answer_problem,
 )
 from server.jobs import Jobs
+from server.keys import Keys
 from server.metrics import Metrics
 from server.middleware import Guard, RequestContext
 from server.process import RemoteDevice
@@ -60,10 +61,11 @@ def create_app(settings: Settings, pipeline: RapidDiffusionPipeline | RemoteDevi
         },
     )
     kept = None if settings.state is None else Jobs(settings, able, worker, metrics)
-    app.state.service = Service(settings, able, worker, metrics, kept)
+    keys = None if settings.keys_file is None else Keys.read(settings.keys_file)
+    app.state.service = Service(settings, able, worker, metrics, kept, keys)
     for room in (generate, openai, jobs, health, capabilities):
         app.include_router(room.router)
-    app.add_middleware(Guard, settings=settings)
+    app.add_middleware(Guard, settings=settings, keys=keys)
     app.add_middleware(RequestContext, metrics=metrics)  # the last one added is the outermost
     return app
 

@@ -32,7 +32,7 @@ _PICTURE: dict[str, Any] = {
 }
 _RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {"description": "the pictures", "content": _PICTURE},
-    **dict.fromkeys((400, 403, 408, 413, 415, 422, 500, 503), _PROBLEM),
+    **dict.fromkeys((400, 401, 403, 408, 413, 415, 422, 429, 500, 503), _PROBLEM),
 }
 
 router = APIRouter()
@@ -81,6 +81,7 @@ async def draw_while_client_waits(
         knowledge=knowledge_argument(asked),
         deadline_seconds=asked.deadline_ms and asked.deadline_ms / 1000,
     )
+    service.charge(request, asked)
     ticket = service.worker.submit(work)
     leaving = asyncio.create_task(_cancel_when_client_leaves(request, service.worker, ticket))
     try:

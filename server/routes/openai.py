@@ -1,7 +1,6 @@
 """OpenAI's routes, for clients that know them: images and the list of models."""
 
 import asyncio
-import json
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -28,7 +27,7 @@ router = APIRouter()
     openapi_extra=json_body(OpenAIRequest),
     responses={
         200: {"content": {"application/json": {}, "text/event-stream": {}}},
-        **problems(400, 403, 408, 413, 415, 422, 500, 503),
+        **problems(400, 401, 403, 408, 413, 415, 422, 429, 500, 503),
     },
 )
 async def generations(request: Request) -> Response:
@@ -105,7 +104,7 @@ def _body(ours: GenerationRequest, drawn: Drawn, prompt: str) -> dict[str, Any]:
     """OpenAI's answer; our own facts stand beside its fields."""
     pairs = zip(drawn.body["data"], drawn.images, strict=True)
     data = [{**entry, "b64_json": i.base64(), "revised_prompt": prompt} for entry, i in pairs]
-    return json.loads(json.dumps(drawn.body)) | _facts(ours, drawn) | {"data": data}
+    return drawn.body | _facts(ours, drawn) | {"data": data}
 
 
 def _facts(ours: GenerationRequest, drawn: Drawn) -> dict[str, Any]:
