@@ -19,10 +19,11 @@ from server.errors import (
     answer_problem,
 )
 from server.jobs import Jobs
+from server.keys import Keys
 from server.metrics import Metrics
 from server.middleware import Guard, RequestContext
 from server.process import RemoteDevice
-from server.routes import capabilities, generate, health, jobs
+from server.routes import capabilities, generate, health, jobs, openai
 from server.service import Service
 from server.settings import Settings
 from server.worker import Worker
@@ -44,7 +45,7 @@ def create_app(settings: Settings, pipeline: RapidDiffusionPipeline | RemoteDevi
     if isinstance(device, RemoteDevice):
         device.on_loss = lambda reason: metrics.worker_losses.labels(reason=reason).inc()
     metrics.knowledge.info({"version": able.knowledge_version or "none"})
-    worker = Worker(device, settings.queue_size, metrics)
+    worker = Worker(device, settings.queue_size, metrics, settings.queue_seconds)
     app = FastAPI(
         title="Rapid Diffusion",
         version=package_version(),
@@ -60,10 +61,11 @@ def create_app(settings: Settings, pipeline: RapidDiffusionPipeline | RemoteDevi
         },
     )
     kept = None if settings.state is None else Jobs(settings, able, worker, metrics)
-    app.state.service = Service(settings, able, worker, metrics, kept)
-    for room in (generate, jobs, health, capabilities):
+    keys = None if settings.keys_file is None else Keys.read(settings.keys_file)
+    app.state.service = Service(settings, able, worker, metrics, kept, keys)
+    for room in (generate, openai, jobs, health, capabilities):
         app.include_router(room.router)
-    app.add_middleware(Guard, settings=settings)
+    app.add_middleware(Guard, settings=settings, keys=keys)
     app.add_middleware(RequestContext, metrics=metrics)  # the last one added is the outermost
     return app
 

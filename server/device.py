@@ -3,12 +3,13 @@
 `LocalDevice` and `server.process.RemoteDevice` look the same to the worker.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from rapid_diffusion import EntityWeight, GenerationResult, RapidDiffusionPipeline
 from rapid_diffusion.errors import NumericalError
+from server.admission import Measured
 from server.capabilities import Capabilities, read_capabilities
 
 AfterStep = Callable[[int, int], None]
@@ -26,12 +27,17 @@ class WorkRequest:
     prompt: str
     arguments: dict[str, Any]
     knowledge: bool | list[EntityWeight] = True
+    deadline_seconds: float | None = None  # refused where the work before it takes longer
 
 
 class Device(Protocol):
     """Draws one request at a time; `on_change` is called when readiness may have changed."""
 
     on_change: Callable[[], None]
+
+    @property
+    def measured(self) -> Sequence[Measured]:
+        """Runs that were timed when it started."""
 
     @property
     def capabilities(self) -> Capabilities:
@@ -55,6 +61,7 @@ class LocalDevice:
     """A pipeline in this process; the worker's thread draws, and its step callback cancels."""
 
     is_ready = True
+    measured: Sequence[Measured] = ()
 
     def __init__(self, pipeline: RapidDiffusionPipeline) -> None:
         self._pipeline = pipeline

@@ -35,7 +35,10 @@ async def draw_job(
 ) -> JobOutcome | None:
     """Draw a job and store its pictures; None where it was interrupted and stays to be drawn."""
     began = time.monotonic()
-    live.ticket = worker.submit(_work(live), accepted=True)
+    try:
+        live.ticket = worker.submit(_work(live), accepted=True)
+    except Problem:  # draining, or the worker was lost just now: the job waits on
+        return jobs.put_back(live)
     if live.ending is not None:
         worker.cancel(live.ticket)
     async for event in worker.events(live.ticket):
@@ -87,7 +90,7 @@ def _work(live: LiveJob) -> WorkRequest:
 
 async def _begin(jobs: "Jobs", live: LiveJob) -> None:
     number = live.begin_attempt()
-    live.record = await asyncio.to_thread(jobs.journal.start, live.record.id, number)
+    live.record = await jobs.written(jobs.journal.start, live.record.id, number)
     live.publish("started", {"attempt": live.record.attempts})
 
 

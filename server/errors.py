@@ -146,6 +146,8 @@ def problem_response(request: Request, problem: Problem) -> Response:
     if problem.allowed is not None:
         body["allowed"] = problem.allowed
     headers = {"Content-Language": language, "Vary": "Accept-Language", "X-Request-Id": request_id}
+    if kind.status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
     if problem.retry_after is not None:
         body["retry_after_ms"] = round(problem.retry_after * 1000)
         headers["Retry-After"] = str(max(1, round(problem.retry_after)))

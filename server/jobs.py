@@ -11,7 +11,8 @@ import secrets
 import sqlite3
 import time
 import uuid
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ParamSpec
 
 from server.capabilities import Capabilities
 from server.drawing import JobOutcome, draw_job, outcome_of_error, result_bytes
@@ -28,6 +29,8 @@ _AT_ONCE = 2  # while one is encoded and stored, the next is drawn
 _RETRY_SECONDS = 0.25  # how long to leave a worker alone that takes nothing
 _SWEEP_SECONDS = 60.0
 _MOST_ATTEMPTS = 50  # a job that was interrupted so often is what ends the server
+
+Arguments = ParamSpec("Arguments")
 
 logger = logging.getLogger(__name__)
 
@@ -117,11 +120,41 @@ class Jobs:
             raise Problem("job_over", values={"received": record.id, "status": record.status})
         return record
 
+    def put_back(self, live: LiveJob) -> JobOutcome | None:
+        """A job that the worker would not take; its outcome, if it was given up meanwhile."""
+        if live.ending is not None:
+            return JobOutcome(live.ending, None)
+        self._waiting.append(live)
+        self._changed()
+        return None
+
+    async def written(
+        self, write: Callable[Arguments, JobRecord], *args: Arguments.args, **more: Arguments.kwargs
+    ) -> JobRecord:
+        """Write to the journal; while the disk refuses, again every second until the end."""
+        while True:
+            try:
+                return await asyncio.to_thread(write, *args, **more)
+            except sqlite3.Error as error:
+                logger.error("the journal cannot be written", exc_info=error)
+                if self._worker.is_draining:
+                    raise
+                await asyncio.sleep(1.0)
+
     def queue_position(self, record: JobRecord) -> int | None:
         """How many jobs are before it; None where it does not wait."""
         order = sorted(self._waiting, key=self._turn)
         places = {live.record.id: place for place, live in enumerate(order)}
         return places.get(record.id)
+
+    def seconds_before(self, position: int) -> float:
+        """Predicted seconds until the job at this place in the queue begins."""
+        order = sorted(self._waiting, key=self._turn)[:position]
+        waiting = sum(self._seconds(live.record.request) for live in order)
+        return self._worker.work_seconds + waiting
+
+    def _seconds(self, request: dict[str, Any]) -> float:
+        return self._worker.predict({k: v for k, v in request.items() if v is not None})
 
     def _new_job(self, asked: JobRequest, owner: str, key: str | None) -> NewJob:
         request = asked.model_dump(mode="json", exclude_unset=True)
@@ -142,12 +175,12 @@ class Jobs:
         """Raises `Problem` where the queue or the folder is full, or the server is ending."""
         if self._worker.is_draining:
             raise Problem("draining", retry_after=5.0)
-        if len(self._waiting) >= self._settings.job_limit:
-            wait = self._worker.seconds_a_request * len(self._waiting) / 10
+        ahead = self.seconds_before(len(self._waiting))
+        late = ahead + self._seconds(job.request) - self._settings.job_seconds
+        if len(self._waiting) >= self._settings.job_limit or (self._waiting and late > 0):
             self._metrics.admission_rejected.labels(reason="overloaded").inc()
-            raise Problem(
-                "overloaded", values={"received": len(self._waiting)}, retry_after=max(1.0, wait)
-            )
+            values = {"received": len(self._waiting), "seconds": round(ahead)}
+            raise Problem("overloaded", values=values, retry_after=max(1.0, late, ahead / 10))
         held = await asyncio.to_thread(self.journal.bytes_held)
         if held + job.reserved > self._settings.state_quota_bytes:
             oldest = await asyncio.to_thread(self.journal.oldest_result) or time.time()
@@ -227,7 +260,7 @@ class Jobs:
 
     async def _finish(self, live: LiveJob, outcome: JobOutcome) -> None:
         number = live.next_number
-        record = await asyncio.to_thread(
+        record = await self.written(
             self.journal.finish,
             live.record.id,
             outcome.status,
@@ -242,8 +275,11 @@ class Jobs:
     async def _sweep(self) -> None:
         while True:
             before = time.time() - 3600 * self._settings.retention_hours
-            gone = await asyncio.to_thread(self.journal.forget, before)
-            await asyncio.to_thread(self.store.remove, gone)
+            try:
+                gone = await asyncio.to_thread(self.journal.forget, before)
+                await asyncio.to_thread(self.store.remove, gone)
+            except sqlite3.Error as error:
+                logger.error("old jobs could not be forgotten", exc_info=error)
             await asyncio.sleep(_SWEEP_SECONDS)
 
 

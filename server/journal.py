@@ -119,15 +119,24 @@ class Journal:
 
         With an idempotency key that its owner has used already, the earlier job is returned.
         """
-        row = (job.id, job.owner, job.idempotency_key, job.request_sha256)
-        row += (json.dumps(job.request, ensure_ascii=False), job.seed, job.priority)
+        content = json.dumps(job.request, ensure_ascii=False)
         with self._transaction() as database:
             if (earlier := self._by_key(job.owner, job.idempotency_key)) is not None:
                 return earlier
             database.execute(
                 "INSERT INTO jobs (id, owner, idempotency_key, request_sha256, request, seed,"
                 " priority, status, created, bytes) VALUES (?,?,?,?,?,?,?,'queued',?,?)",
-                (*row, time.time(), job.reserved),
+                (
+                    job.id,
+                    job.owner,
+                    job.idempotency_key,
+                    job.request_sha256,
+                    content,
+                    job.seed,
+                    job.priority,
+                    time.time(),
+                    job.reserved,
+                ),
             )
             return self._select("id = ?", job.id)[0]
 

@@ -35,6 +35,11 @@ KINDS: dict[str, Kind] = {
         ("The body is not JSON", "{reason}. Send one JSON object in UTF-8, each name once."),
         ("请求体不是有效的 JSON", "{reason}。请发送一个 UTF-8 编码的 JSON 对象，字段名不可重复。"),
     ),
+    "unauthorized": _kind(
+        401,
+        ("A key is needed", "Send a key of this server as Authorization: Bearer KEY."),
+        ("需要密钥", "请用 Authorization: Bearer 密钥 发送此服务器的密钥。"),
+    ),
     "forbidden_host": _kind(
         403,
         (
@@ -100,6 +105,11 @@ KINDS: dict[str, Kind] = {
         ("The job has expired", "Job {received} ended more than {allowed} hours ago."),
         ("任务已过期", "任务 {received} 结束已超过 {allowed} 小时。"),
     ),
+    "slow_body": _kind(
+        408,
+        ("The body came too slowly", "The body was not complete within {allowed} s."),
+        ("请求体发送过慢", "请求体未能在 {allowed} 秒内发送完毕。"),
+    ),
     "body_too_large": _kind(
         413,
         ("The body is too large", "The body holds {received} bytes; at most {allowed} are read."),
@@ -128,6 +138,14 @@ KINDS: dict[str, Kind] = {
         ("Not built yet", "{param} = {received} is not built yet; use {allowed}."),
         ("尚未实现", "{param} = {received} 尚未实现；请使用 {allowed}。"),
     ),
+    "rate_limited": _kind(
+        429,
+        (
+            "Your allowance is used up",
+            "This request takes about {received} s of drawing; your key has {allowed} s a minute.",
+        ),
+        ("已超出配额", "此请求约需 {received} 秒绘图时间；您的密钥每分钟有 {allowed} 秒。"),
+    ),
     "canceled": _kind(
         499,
         ("Canceled", "The request was given up because its client went away."),
@@ -145,8 +163,11 @@ KINDS: dict[str, Kind] = {
     ),
     "overloaded": _kind(
         503,
-        ("Overloaded", "{received} requests are waiting, no more fit. Try again later."),
-        ("服务繁忙", "已有 {received} 个请求在排队，队列已满。请稍后重试。"),
+        (
+            "Overloaded",
+            "{received} requests wait, {seconds} s of work are before yours. Try again later.",
+        ),
+        ("服务繁忙", "已有 {received} 个请求在排队，前面约有 {seconds} 秒的工作。请稍后重试。"),
     ),
     "worker_lost": _kind(
         503,

@@ -1,5 +1,6 @@
 """What every request passes, before and after its route: identity, host and origin, body size."""
 
+import asyncio
 import re
 import secrets
 import time
@@ -11,9 +12,11 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.errors import Problem, problem_response, shown
+from server.keys import Keys
 from server.metrics import Metrics
 from server.settings import LOOPBACK_NAMES, Settings
 
+BODY_SECONDS = 30.0  # 64 KiB at the speed of a modem; a body of a byte a second holds no place
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _TRACEPARENT = re.compile(r"00-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-([0-9a-f]{2})")
 
@@ -53,10 +56,10 @@ class RequestContext:
 
 
 class Guard:
-    """Refuses foreign hosts, foreign origins and large bodies before anything is parsed."""
+    """Refuses foreign hosts and origins, large bodies and missing keys before anything is read."""
 
-    def __init__(self, app: ASGIApp, settings: Settings) -> None:
-        self.app, self.settings = app, settings
+    def __init__(self, app: ASGIApp, settings: Settings, keys: Keys | None) -> None:
+        self.app, self.settings, self.keys = app, settings, keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
@@ -68,6 +71,8 @@ class Guard:
             self._check_host(request)
             _check_origin(request)
             _check_length(request, self.settings.body_limit)
+            if self.keys is not None and _needs_key(scope["path"]):
+                scope["state"]["owner"] = _owner(request, self.keys)
         except Problem as problem:
             await problem_response(request, problem)(scope, receive, send)
             return
@@ -80,6 +85,19 @@ class Guard:
         if self.settings.is_loopback and _host_name(received) not in allowed:
             values = {"received": shown(received), "allowed": ", ".join(allowed)}
             raise Problem("forbidden_host", values=values)
+
+
+def _needs_key(path: str) -> bool:
+    """Everything but the probes, the metrics and the OpenAPI document."""
+    return path == "/generate" or path.startswith("/v1/")
+
+
+def _owner(request: Request, keys: Keys) -> str:
+    kind, _, presented = request.headers.get("authorization", "").partition(" ")
+    owner = keys.owner(presented.strip()) if kind.lower() == "bearer" else None
+    if owner is None:
+        raise Problem("unauthorized")
+    return owner
 
 
 def _host_name(host: str) -> str | None:
@@ -106,13 +124,17 @@ def _check_length(request: Request, limit: int) -> None:
 
 
 async def read_body(request: Request, limit: int) -> bytes:
-    """The whole body, refused as soon as it is larger than `limit` bytes (chunked bodies too)."""
+    """The whole body, refused as soon as it is larger than `limit` bytes, or takes too long."""
     body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > limit:
-            values = {"received": f"more than {limit}", "allowed": limit}
-            raise Problem("body_too_large", param="body", values=values)
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > limit:
+                    values = {"received": f"more than {limit}", "allowed": limit}
+                    raise Problem("body_too_large", param="body", values=values)
+    except TimeoutError:
+        raise Problem("slow_body", param="body", values={"allowed": BODY_SECONDS}) from None
     return bytes(body)
 
 

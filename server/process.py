@@ -13,6 +13,7 @@ from typing import Literal
 
 from rapid_diffusion import GenerationResult
 from rapid_diffusion.errors import CanceledError
+from server.admission import Measured
 from server.capabilities import Capabilities
 from server.device import AfterStep, WorkerLostError, WorkRequest
 from server.device_main import Loader, serve_device
@@ -45,6 +46,7 @@ class _Child:
     orders: Connection
     beats: Connection
     capabilities: Capabilities
+    measured: list[Measured]
     seen: float = field(default_factory=time.monotonic)
     moved: float = field(default_factory=time.monotonic)
     beat: tuple[bool, int] = (False, -1)
@@ -92,7 +94,7 @@ class RemoteDevice:
     def start(self) -> None:
         """Start the process and wait until its model is loaded; raises why it cannot be."""
         self._child = self._spawn()
-        self.capabilities = self._child.capabilities
+        self.capabilities, self.measured = self._child.capabilities, self._child.measured
         self._thread.start()
 
     @property
@@ -166,12 +168,12 @@ class RemoteDevice:
         their_orders.close()
         their_beats.close()
         try:
-            return _Child(process, orders, beats, self._loaded(orders))
+            return _Child(process, orders, beats, *self._loaded(orders))
         except BaseException:
             _end(process, orders, beats)
             raise
 
-    def _loaded(self, orders: Connection) -> Capabilities:
+    def _loaded(self, orders: Connection) -> tuple[Capabilities, list[Measured]]:
         """Wait for the model; raises why it cannot be loaded."""
         due = time.monotonic() + _LOAD_SECONDS
         while not orders.poll(0.1):
@@ -183,8 +185,8 @@ class RemoteDevice:
             raise RuntimeError("the worker process ended while it loaded the model") from error
         if kind == "failed":
             raise unpack_error(content)
-        capabilities: Capabilities = content
-        return capabilities
+        capabilities, measured = content
+        return capabilities, measured
 
     def _supervise(self) -> None:
         """The thread: watch a process until it is lost, start the next, until closed."""

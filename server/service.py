@@ -6,7 +6,10 @@ from fastapi import Request
 
 from server.capabilities import Capabilities
 from server.jobs import Jobs
+from server.keys import Keys
 from server.metrics import Metrics
+from server.reading import pipeline_arguments
+from server.schemas import GenerationRequest
 from server.settings import Settings
 from server.worker import Worker
 
@@ -20,6 +23,18 @@ class Service:
     worker: Worker
     metrics: Metrics
     jobs: Jobs | None = None  # None: no state folder
+    keys: Keys | None = None  # None: everybody may ask
+
+    def charge(self, request: Request, asked: GenerationRequest) -> None:
+        """Take a request's predicted work from its key's allowance; `Problem` rate_limited."""
+        if self.keys is not None:
+            seconds = self.worker.predict(pipeline_arguments(asked, 0))
+            self.keys.spend(owner_of(request), seconds)
+
+
+def owner_of(request: Request) -> str:
+    """The name of the key that a request came with; empty where none is asked for."""
+    return str(getattr(request.state, "owner", ""))
 
 
 def service_of(request: Request) -> Service:

@@ -31,6 +31,7 @@ class Settings(BaseSettings):
     device: str | None = Field(None, description="cpu, cuda, cuda:1 …; None chooses")
     threads: int | None = Field(None, ge=1, le=1024, description="CPU threads; None leaves torch's")
     queue_size: int = Field(16, ge=1, le=10_000, description="requests that may wait")
+    queue_seconds: float = Field(120.0, gt=0, description="seconds of work that may wait")
     body_limit: int = Field(65_536, ge=1024, le=65_536, description="bytes of a request's body")
     drain_seconds: int = Field(30, ge=0, le=3600, description="time to finish after SIGTERM")
     worker_process: bool = Field(True, description="draw in a process of its own")
@@ -42,9 +43,11 @@ class Settings(BaseSettings):
     )
     state: Path | None = Field(None, description="folder of jobs and results; None: no jobs")
     job_limit: int = Field(1000, ge=1, le=100_000, description="jobs that may wait")
+    job_seconds: float = Field(86_400.0, gt=0, description="seconds of jobs that may wait")
     retention_hours: float = Field(24.0, gt=0, le=8760, description="results are kept this long")
     state_quota_bytes: int = Field(2**31, ge=2**20, description="bytes of results in the folder")
-    allow_unauthenticated: bool = Field(False, description="serve others although keys are missing")
+    keys_file: Path | None = Field(None, description="JSON file of hashed API keys")
+    allow_unauthenticated: bool = Field(False, description="serve others without keys")
     content_producer: str = Field("", description="the operator's code, for the AI-content label")
     allowed_hosts: list[str] = Field(
         default_factory=list, description="Host names answered besides the loopback's own"
@@ -64,11 +67,11 @@ class Settings(BaseSettings):
     def _others_are_let_in_on_purpose(self) -> Self:
         if self.is_loopback:
             return self
-        if not self.allow_unauthenticated:
+        if self.keys_file is None and not self.allow_unauthenticated:
             raise ValueError(
-                f"host is {self.host!r}: others could reach this server, which has no API keys yet."
-                " Bind to 127.0.0.1, or put your own authentication in front of it and set"
-                " RAPID_DIFFUSION_ALLOW_UNAUTHENTICATED=true"
+                f"host is {self.host!r}: others could reach this server without a key. Name a file"
+                " of keys in RAPID_DIFFUSION_KEYS_FILE, bind to 127.0.0.1, or put your own"
+                " authentication in front of it and set RAPID_DIFFUSION_ALLOW_UNAUTHENTICATED=true"
             )
         if not self.content_producer:
             raise ValueError(

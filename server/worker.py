@@ -5,14 +5,17 @@ A request whose device died under it is drawn again, from the same seed.
 
 import asyncio
 import logging
+import math
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from rapid_diffusion import GenerationResult
 from rapid_diffusion.errors import CanceledError, InvalidRequestError
+from server.admission import Estimator, Measured
 from server.device import Device, WorkerLostError, WorkRequest
 from server.errors import Problem
 from server.metrics import Metrics
@@ -77,14 +80,17 @@ class Ticket:
 class Worker:
     """A bounded queue and the thread that empties it, one request at a time, first come first."""
 
-    def __init__(self, device: Device, queue_size: int, metrics: Metrics) -> None:
+    def __init__(
+        self, device: Device, queue_size: int, metrics: Metrics, queue_seconds: float = 120.0
+    ) -> None:
         self._device, self._queue_size, self._metrics = device, queue_size, metrics
         self._waiting: deque[Ticket] = deque()
         self._running: Ticket | None = None
         self._changed = threading.Condition()
         self._alive = False
         self._draining = False
-        self._mean_seconds = 1.0
+        self._queue_seconds = queue_seconds
+        self._estimator = Estimator(device.capabilities.defaults, device.measured)
         self._thread = threading.Thread(target=self._main, name="worker", daemon=True)
 
     def start(self) -> None:
@@ -107,10 +113,16 @@ class Worker:
         """Whether the end has been announced."""
         return self._draining
 
+    def predict(self, arguments: Mapping[str, Any]) -> float:
+        """Seconds that a request with these arguments would take."""
+        with self._changed:
+            return self._estimator.predict(arguments)
+
     @property
-    def seconds_a_request(self) -> float:
-        """How long the latest requests took, a running mean."""
-        return self._mean_seconds
+    def work_seconds(self) -> float:
+        """Predicted seconds of all that was taken and is not over."""
+        with self._changed:
+            return self._work_seconds()
 
     def submit(self, request: WorkRequest, *, accepted: bool = False) -> Ticket:
         """Take a request into the queue. Call it on the event loop that will read its events.
@@ -121,9 +133,8 @@ class Worker:
         ticket = Ticket(request, asyncio.get_running_loop())
         with self._changed:
             obstacle = self.obstacle
-            if obstacle is None and not accepted and len(self._waiting) >= self._queue_size:
-                values = {"received": len(self._waiting)}
-                obstacle = Problem("overloaded", values=values, retry_after=self._work_seconds())
+            if obstacle is None and not accepted:
+                obstacle = self._overload(request)
             if obstacle is not None:
                 if not accepted:
                     self._metrics.admission_rejected.labels(reason=obstacle.code).inc()
@@ -227,7 +238,8 @@ class Worker:
             logger.error("request %s failed", ticket.request.request_id, exc_info=error)
             self._fail(ticket, error)
         else:
-            self._mean_seconds += 0.2 * (time.monotonic() - began - self._mean_seconds)
+            with self._changed:
+                self._estimator.observe(Measured(ticket.request.arguments, result.timings))
             self._metrics.observe_result(result, began - ticket.submitted)
             ticket.publish(Succeeded(result, began - ticket.submitted))
 
@@ -259,8 +271,23 @@ class Worker:
             self._metrics.cancel_latency.observe(time.monotonic() - ticket.canceled_at)
         ticket.publish(Failed(error))
 
+    def _overload(self, request: WorkRequest) -> Problem | None:
+        """Why there is no place for it: too many, too much work, or more than its deadline."""
+        ahead, waiting = self._work_seconds(), len(self._waiting)
+        own = self._estimator.predict(request.arguments)
+        late = 0.0
+        if request.deadline_seconds is not None and ahead:
+            late = ahead + own - request.deadline_seconds
+        if waiting:  # the first in line always has a place
+            late = max(late, ahead + own - self._queue_seconds)
+        if late <= 0 and waiting < self._queue_size:
+            return None
+        values = {"received": waiting, "seconds": math.ceil(ahead)}
+        return Problem("overloaded", values=values, retry_after=max(1.0, late or ahead))
+
     def _work_seconds(self) -> float:
-        return (len(self._waiting) + (self._running is not None)) * self._mean_seconds
+        taken = [*self._waiting, *filter(None, [self._running])]
+        return sum(self._estimator.predict(ticket.request.arguments) for ticket in taken)
 
     def _count(self) -> None:
         self._metrics.running.set(self._running is not None)

@@ -16,7 +16,7 @@ from rapid_diffusion.model_folder import Model
 from rapid_diffusion.text.tokens import SPECIAL, Tokens
 from rapid_diffusion.training.config import DataConfig, LoopConfig
 from rapid_diffusion.training.data import Examples, read_rows
-from rapid_diffusion.training.stages import encode_all
+from rapid_diffusion.training.latents import encode_all
 
 _LISTED = 20
 

@@ -32,7 +32,7 @@ _PICTURE: dict[str, Any] = {
 }
 _RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {"description": "the pictures", "content": _PICTURE},
-    **dict.fromkeys((400, 403, 408, 413, 415, 422, 500, 503), _PROBLEM),
+    **dict.fromkeys((400, 401, 403, 408, 413, 415, 422, 429, 500, 503), _PROBLEM),
 }
 
 router = APIRouter()
@@ -52,7 +52,7 @@ async def generate(request: Request) -> Response:
     delivery = choose_delivery(asked, request.headers.get("accept", "*/*"))
     try:
         async with asyncio.timeout(asked.deadline_ms and asked.deadline_ms / 1000):
-            done = await _draw(request, service, asked)
+            done = await draw_while_client_waits(request, service, asked)
             finished = Finished(
                 request=asked,
                 result=done.result,
@@ -69,7 +69,9 @@ async def generate(request: Request) -> Response:
     return answer
 
 
-async def _draw(request: Request, service: Service, asked: GenerationRequest) -> Succeeded:
+async def draw_while_client_waits(
+    request: Request, service: Service, asked: GenerationRequest
+) -> Succeeded:
     """Queue the request and wait for its end; a failed run is raised as its problem."""
     seed = secrets.randbelow(2**32) if asked.seed is None else asked.seed
     work = WorkRequest(
@@ -77,7 +79,9 @@ async def _draw(request: Request, service: Service, asked: GenerationRequest) ->
         prompt=asked.prompt,
         arguments=pipeline_arguments(asked, seed),
         knowledge=knowledge_argument(asked),
+        deadline_seconds=asked.deadline_ms and asked.deadline_ms / 1000,
     )
+    service.charge(request, asked)
     ticket = service.worker.submit(work)
     leaving = asyncio.create_task(_cancel_when_client_leaves(request, service.worker, ticket))
     try:

@@ -14,7 +14,7 @@ from server.journal import JobRecord
 from server.live import LiveJob
 from server.reading import read_request
 from server.routes.documents import json_body, problems
-from server.service import Service, service_of
+from server.service import Service, owner_of, service_of
 from server.sse import event_stream
 
 _KEY = re.compile(r"[!-~]{1,255}")
@@ -27,7 +27,7 @@ router = APIRouter()
     "/v1/jobs",
     status_code=202,
     openapi_extra=json_body(JobRequest),
-    responses=problems(400, 403, 404, 409, 413, 415, 422, 500, 503),
+    responses=problems(400, 401, 403, 404, 408, 409, 413, 415, 422, 429, 500, 503),
 )
 async def create(request: Request) -> Response:
     """Accept a job; when this is answered, the job survives the death of the server."""
@@ -37,48 +37,52 @@ async def create(request: Request) -> Response:
     key = request.headers.get("idempotency-key")
     if key is not None and not _KEY.fullmatch(key):
         raise invalid("Idempotency-Key", "idempotency_key", key)
-    record = await jobs.accept(asked, _owner(request), key)
+    service.charge(request, asked)
+    record = await jobs.accept(asked, owner_of(request), key)
     headers = {"Location": f"/v1/jobs/{record.id}"}
-    return JSONResponse(_view(jobs, service, record), 202, headers)
+    return JSONResponse(_view(jobs, record), 202, headers)
 
 
-@router.get("/v1/jobs", responses=problems(403, 404, 422, 500))
+@router.get("/v1/jobs", responses=problems(401, 403, 404, 422, 500))
 async def recent(request: Request) -> Response:
     """The latest jobs, newest first; `after` is the id of the last one of the page before."""
-    service, jobs = _parts(request)
+    _, jobs = _parts(request)
     limit, after = _integer(request, "limit", 20, 1, 100), request.query_params.get("after")
-    owner = _owner(request)
+    owner = owner_of(request)
     before = None if after is None else (await jobs.find(after, owner)).sequence
     found = await asyncio.to_thread(jobs.journal.recent, owner, before, limit + 1)
-    data = [_view(jobs, service, record) for record in found[:limit]]
+    data = [_view(jobs, record) for record in found[:limit]]
     return JSONResponse({"object": "list", "data": data, "has_more": len(found) > limit})
 
 
-@router.get("/v1/jobs/{job_id}", responses=problems(403, 404, 410, 422, 500))
+@router.get("/v1/jobs/{job_id}", responses=problems(401, 403, 404, 410, 422, 500))
 async def read(request: Request, job_id: str) -> Response:
     """One job; with `wait`, the answer comes when it is over or after so many seconds."""
     service, jobs = _parts(request)
     wait = _integer(request, "wait", 0, 0, _MOST_WAIT)
-    record = await jobs.find(job_id, _owner(request))
+    record = await jobs.find(job_id, owner_of(request))
     live = jobs.live.get(job_id)
     if live is not None and wait:
         await _over_or_draining(live, service, wait)
-    record = await jobs.find(job_id, _owner(request))
-    return JSONResponse(_view(jobs, service, record))
+    record = await jobs.find(job_id, owner_of(request))
+    return JSONResponse(_view(jobs, record))
 
 
-@router.post("/v1/jobs/{job_id}/cancel", responses=problems(403, 404, 409, 410, 500))
+@router.post("/v1/jobs/{job_id}/cancel", responses=problems(401, 403, 404, 409, 410, 500))
 async def cancel(request: Request, job_id: str) -> Response:
     """End a job; answered when it has ended."""
-    service, jobs = _parts(request)
-    record = await jobs.cancel(await jobs.find(job_id, _owner(request)))
-    return JSONResponse(_view(jobs, service, record))
+    _, jobs = _parts(request)
+    record = await jobs.cancel(await jobs.find(job_id, owner_of(request)))
+    return JSONResponse(_view(jobs, record))
 
 
 @router.get(
     "/v1/jobs/{job_id}/events",
     response_class=StreamingResponse,
-    responses={200: {"content": {"text/event-stream": {}}}, **problems(403, 404, 410, 422, 500)},
+    responses={
+        200: {"content": {"text/event-stream": {}}},
+        **problems(401, 403, 404, 410, 422, 500),
+    },
 )
 async def events(request: Request, job_id: str) -> Response:
     """The job's events as they come, from the one after `Last-Event-ID` on."""
@@ -86,7 +90,7 @@ async def events(request: Request, job_id: str) -> Response:
     last = request.headers.get("last-event-id", "0")
     if not last.isdecimal() or len(last) > 15:
         raise invalid("Last-Event-ID", "int_type", last)
-    record = await jobs.find(job_id, _owner(request))
+    record = await jobs.find(job_id, owner_of(request))
     stream = event_stream(jobs.live.get(job_id), record, int(last), service.worker)
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     return StreamingResponse(stream, headers=headers, media_type="text/event-stream")
@@ -95,12 +99,12 @@ async def events(request: Request, job_id: str) -> Response:
 @router.get(
     "/v1/jobs/{job_id}/images/{index}",
     response_class=FileResponse,
-    responses={200: {"content": {"image/*": {}}}, **problems(403, 404, 410, 422, 500)},
+    responses={200: {"content": {"image/*": {}}}, **problems(401, 403, 404, 410, 422, 500)},
 )
 async def image(request: Request, job_id: str, index: str) -> Response:
     """One picture of a job that succeeded."""
     _, jobs = _parts(request)
-    record = await jobs.find(job_id, _owner(request))
+    record = await jobs.find(job_id, owner_of(request))
     pictures = (record.result or {}).get("data", [])
     if not index.isdecimal() or len(index) > 2 or int(index) >= len(pictures):
         raise Problem("not_found", values={"received": request.url.path})
@@ -129,10 +133,6 @@ def _parts(request: Request) -> tuple[Service, Jobs]:
     return service, service.jobs
 
 
-def _owner(request: Request) -> str:
-    return str(getattr(request.state, "owner", ""))
-
-
 def _integer(request: Request, name: str, default: int, least: int, most: int) -> int:
     """A whole number of the query. Raises `Problem`, naming it."""
     given = request.query_params.get(name, str(default))
@@ -146,7 +146,7 @@ def _integer(request: Request, name: str, default: int, least: int, most: int) -
     return value
 
 
-def _view(jobs: Jobs, service: Service, record: JobRecord) -> dict[str, Any]:
+def _view(jobs: Jobs, record: JobRecord) -> dict[str, Any]:
     """A job as its client sees it; times are seconds since 1970."""
     live, position = jobs.live.get(record.id), jobs.queue_position(record)
     view: dict[str, Any] = {
@@ -165,7 +165,7 @@ def _view(jobs: Jobs, service: Service, record: JobRecord) -> dict[str, Any]:
         "result": record.result,
     }
     if position is not None:
-        view["estimated_start_ms"] = round(1000 * service.worker.seconds_a_request * (position + 1))
+        view["estimated_start_ms"] = round(1000 * jobs.seconds_before(position))
     if live is not None and live.progress is not None:
         view["progress"] = {"step": live.progress[0], "steps": live.progress[1]}
     return view

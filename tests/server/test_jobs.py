@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ import pytest
 from PIL import Image
 
 from server.job_schemas import JobRequest
-from server.journal import JobRecord
+from server.journal import JobRecord, Journal
 from server.live import LiveJob
 from server.settings import Settings
 
@@ -257,3 +258,37 @@ def test_wrong_wait_is_422(drawing: httpx.Client, query: str) -> None:
 def test_without_a_state_folder_there_are_no_jobs(client: httpx.Client) -> None:
     answer = client.post("/v1/jobs", json=BODY)
     assert (answer.status_code, answer.json()["error"]["code"]) == (404, "jobs_off")
+
+
+def test_locked_journal_refuses_new_jobs_and_loses_no_result(
+    jobs: Any, gate: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = jobs()
+    job = client.post("/v1/jobs", json=BODY).json()
+    assert gate.entered.wait(60)
+    honest = Journal._transaction
+
+    def locked(journal: Journal) -> Any:
+        raise sqlite3.OperationalError("database is locked")
+
+    monkeypatch.setattr(Journal, "_transaction", locked)
+    refused = client.post("/v1/jobs", json=BODY)
+    gate.open.set()
+    time.sleep(0.5)
+    monkeypatch.setattr(Journal, "_transaction", honest)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "storage_unavailable")
+    assert done(client, job)["status"] == "succeeded"
+
+
+def test_full_disk_fails_the_job_and_leaves_nothing_half_written(
+    jobs: Any, gate: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, content: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("server.results._write_flushed", full)
+    gate.open.set()
+    client = jobs()
+    job = done(client, client.post("/v1/jobs", json=BODY).json())
+    assert (job["status"], job["error"]["code"]) == ("failed", "storage_unavailable")
+    assert list((tmp_path / "state" / "results").iterdir()) == []

@@ -209,3 +209,26 @@ def test_every_ticket_ends_once_whenever_it_is_canceled(gate: Any) -> None:
 
 def request(name: str, steps: int = 4) -> WorkRequest:
     return WorkRequest(name, "老虎", {"seed": 1, "num_inference_steps": steps})
+
+
+def test_more_work_than_the_queue_may_hold_is_refused_with_the_wait(serve: Any, gate: Any) -> None:
+    client = serve(queue_size=100, queue_seconds=2.5)
+    first = later(lambda: client.post("/generate", json=BODY))
+    assert gate.entered.wait(60)
+    second = later(lambda: client.post("/generate", json=BODY))
+    wait_until(lambda: gauge(client, "requests_waiting") == 1)
+    refused = client.post("/generate", json=BODY)  # a guess of one second each
+    gate.open.set()
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "overloaded")
+    assert int(refused.headers["retry-after"]) >= 1
+    assert [first.result().status_code, second.result().status_code] == [200, 200]
+
+
+def test_deadline_that_cannot_be_met_is_refused_at_once(serve: Any, gate: Any) -> None:
+    client = serve()
+    first = later(lambda: client.post("/generate", json=BODY))
+    assert gate.entered.wait(60)
+    refused = client.post("/generate", json=BODY | {"deadline_ms": 1500})
+    gate.open.set()
+    assert refused.json()["error"]["code"] == "overloaded"
+    assert first.result().status_code == 200
