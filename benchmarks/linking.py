@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-# benchmarks/knowledge.py would hide the package: the folder above comes first instead.
+# benchmarks/knowledge_scale.py would hide the package: the folder above comes first instead.
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from knowledge.builder import BuildOptions, build_version

@@ -25,8 +25,8 @@ class Capabilities:
     defaults: dict[str, Any]
     knowledge_version: str | None
     attributions: str
-    most_candidates: int = 1
     adapters: dict[str, dict[str, str]]
+    most_candidates: int = 1
 
     @property
     def model(self) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The knowledge room at a size: `python benchmarks/knowledge.py --names N [--out FILE]`.
+"""The knowledge room at a size: `python benchmarks/knowledge_scale.py --names N [--out FILE]`.
 
 Made-up Chinese names, one in ten shared by two entities; three facts an entity. Times are CPU time
 of this thread (link, neighbours, vectors, build) or wall time (open, swap), as the names say.
@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-# benchmarks/knowledge.py would hide the package: the folder above comes first instead.
+# benchmarks/knowledge_scale.py would hide the package: the folder above comes first instead.
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from knowledge.builder import add_vectors, build_version
