@@ -1,6 +1,5 @@
 """Best of several, as CogView ranks its own drawings (Ding et al., 2021, section 3.3)."""
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,6 +9,7 @@ from torch import Tensor
 
 from rapid_diffusion.errors import InvalidRequestError
 from rapid_diffusion.request import Request, check_integer
+from rapid_diffusion.seeds import mixed_seed
 
 MOST_CANDIDATES = 16
 
@@ -47,13 +47,9 @@ class Candidates:
 def candidate_seed(seed: int, place: int) -> int:
     """The seed of candidate `place` of the picture with that seed: `seed` itself for place 0.
 
-    For the others 32 bits, the first four bytes (big-endian) of BLAKE2b with a digest of four
-    bytes over `SEED/candidate/PLACE` in ASCII.
+    For the others `mixed_seed` of `SEED/candidate/PLACE`.
     """
-    if place == 0:
-        return seed
-    text = f"{seed}/candidate/{place}"
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest())
+    return seed if place == 0 else mixed_seed(seed, "candidate", place)
 
 
 def check_candidates(count: object, most: int, name: str) -> int:

@@ -17,7 +17,7 @@ MOST_STEPS = 100
 MOST_GUIDANCE = 30.0
 MOST_SCALE = 2.0
 MOST_IMAGES = 8
-MOST_SEED = 2**53 - 1  # exact in every JSON client; torch looks at the lower 32 bits
+MOST_SEED = 2**53 - 1  # exact in every JSON client
 DRAWN_SEEDS = 2**32
 
 #: Unicode's separators, control and format characters: nothing that could be drawn.

@@ -2,7 +2,7 @@
 
 Convolutions know no place but the borders, and in pure noise there is nothing to hold on to. The
 mean of all pictures that fit a sentence is blurred, but says what is where and in which colour; a
-regression learns it in minutes, at a fiftieth of what one step of the UNet costs. Its channels
+regression learns it in minutes, at a thirtieth of what the UNet costs. Its channels
 join the noisy latents at the UNet's input.
 """
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from rapid_diffusion.denoising.samplers import SamplerTable
 from rapid_diffusion.errors import CanceledError, InvalidRequestError
+from rapid_diffusion.seeds import generator_seed
 from rapid_diffusion.text.encoder import TextStates
 
 #: Called once with the clean estimate (C, h, w) of a row.
@@ -104,15 +105,12 @@ class Ticket:
 
 
 def row_noise(seed: int, shape: tuple[int, ...]) -> Tensor:
-    """The noise of one picture: from its own generator on the CPU, whatever its neighbours are.
-
-    The generator looks at the lower 32 bits of `seed`.
-    """
+    """The noise of one picture: from its own generator on the CPU, whatever its neighbours are."""
     return next(noise_stream(seed, shape))
 
 
 def noise_stream(seed: int, shape: tuple[int, ...]) -> Iterator[Tensor]:
     """`row_noise`, and then the noise of one step after the other, from the same generator."""
-    generator = torch.Generator("cpu").manual_seed(seed)
+    generator = torch.Generator("cpu").manual_seed(generator_seed(seed))
     while True:
         yield torch.randn(shape, generator=generator)

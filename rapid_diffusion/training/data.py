@@ -4,7 +4,6 @@ Everything random is a function of (seed, step), so that a training that was kil
 exactly the examples it would have seen.
 """
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from torch import Tensor
 from knowledge.errors import KnowledgeError
 from knowledge.graph import KnowledgeGraph
 from rapid_diffusion.errors import CheckpointError
+from rapid_diffusion.seeds import mixed_seed
 from rapid_diffusion.text.tokens import SPECIAL, TextTokenizer, Tokens
 from rapid_diffusion.training.config import DataConfig
 from rapid_diffusion.training.sentences import Sentences
@@ -25,12 +25,6 @@ from rapid_diffusion.training.sentences import Sentences
 def step_generator(seed: int, step: int) -> torch.Generator:
     """The randomness of one step."""
     return torch.Generator().manual_seed(mixed_seed(seed, step))
-
-
-def mixed_seed(*numbers: int) -> int:
-    """One number from several: torch's CPU generator looks at 32 bits, so sums would collide."""
-    text = "/".join(map(str, numbers))
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest())
 
 
 class Examples:

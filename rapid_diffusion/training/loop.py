@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from rapid_diffusion.errors import InvalidRequestError, NumericalError
 from rapid_diffusion.files import write_bytes
 from rapid_diffusion.precision import fast_dtype
+from rapid_diffusion.seeds import mixed_seed
 from rapid_diffusion.training.checkpoint import (
     CHECKPOINT,
     Averages,
@@ -25,7 +26,6 @@ from rapid_diffusion.training.checkpoint import (
     save_weights,
 )
 from rapid_diffusion.training.config import LoopConfig, learning_rate
-from rapid_diffusion.training.data import mixed_seed
 from rapid_diffusion.training.parts import WHOLE, Part, checkpoint_activations, dropout_of
 from rapid_diffusion.training.processes import (
     Processes,

@@ -20,9 +20,10 @@ from rapid_diffusion.datasets.pictures import decode, square
 from rapid_diffusion.datasets.rows import Problem, RowError
 from rapid_diffusion.datasets.shards import content_of, words_of
 from rapid_diffusion.errors import CheckpointError
+from rapid_diffusion.seeds import mixed_seed
 from rapid_diffusion.text.tokens import TextTokenizer, Tokens
 from rapid_diffusion.training.config import DataConfig
-from rapid_diffusion.training.data import mixed_seed, open_graph, to_signed, vocabulary_of
+from rapid_diffusion.training.data import open_graph, to_signed, vocabulary_of
 from rapid_diffusion.training.sentences import Captions, Sentences
 from rapid_diffusion.training.shard_index import Refusals, ShardIndex
 
