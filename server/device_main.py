@@ -58,8 +58,8 @@ class _Hands:
 def serve_device(orders: Connection, beats: Connection, load: Loader) -> None:
     """The process: until `end` is ordered or the other end is gone."""
     # Both go to the whole group or tree; the server drains and then ends this process.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+    for ignored in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(ignored, signal.SIG_IGN)
     hands = _Hands()
     # From the first moment, so that a process whose server was killed does not stay behind.
     threading.Thread(target=_read, args=(orders, hands), daemon=True).start()
