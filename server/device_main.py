@@ -62,9 +62,11 @@ class _Hands:
 def serve_device(orders: Connection, beats: Connection, load: Loader) -> None:
     """The process: until `end` is ordered or the other end is gone."""
     # Both go to the whole group or tree; the server drains and then ends this process.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+    for ignored in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(ignored, signal.SIG_IGN)
     hands = _Hands()
+    # From the first moment, so that a process whose server was killed does not stay behind.
+    threading.Thread(target=_read, args=(orders, hands), daemon=True).start()
     try:
         pipeline = load()
         orders.send(("ready", (read_capabilities(pipeline), _measure(pipeline))))
@@ -73,7 +75,6 @@ def serve_device(orders: Connection, beats: Connection, load: Loader) -> None:
         orders.send(("failed", pack_error(error)))
         return
     threading.Thread(target=_beat, args=(beats, hands), daemon=True).start()
-    threading.Thread(target=_read, args=(orders, hands), daemon=True).start()
     while (order := hands.orders.get()) is not None:
         number, request = order
         hands.busy = True

@@ -26,7 +26,9 @@ class Key(BaseModel):
 
     name: str = Field(min_length=1, max_length=100)
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
-    seconds_per_minute: float | None = Field(None, gt=0, description="of drawing; None: no limit")
+    seconds_per_minute: float | None = Field(
+        default=None, gt=0, description="of drawing; None: no limit"
+    )
 
 
 class KeyFile(BaseModel):
