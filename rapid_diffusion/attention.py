@@ -238,7 +238,8 @@ class DoorProcessor:
         seen = encoder_hidden_states if encoder_hidden_states is not None else hidden_states
 
         def heads(tensor: Tensor) -> Tensor:
-            return tensor.unflatten(-1, (attn.heads, -1)).transpose(1, 2)
+            split = tensor.reshape(*tensor.shape[:-1], attn.heads, -1)
+            return split.transpose(1, 2)
 
         query, key, value = attn.to_q(hidden_states), attn.to_k(seen), attn.to_v(seen)
         output = attention(
@@ -264,7 +265,8 @@ def route_through_door(
 
     Blocks with norms or projections of their own, which no Stable Diffusion has, stay as they are.
     """
-    for block in network.modules():
+    for module in network.modules():
+        block: Any = module
         if hasattr(block, "set_processor") and not any(getattr(block, name, None) for name in _OWN):
             block.set_processor(DoorProcessor(backend, top_k))
 

@@ -100,13 +100,12 @@ class RapidDiffusionPipeline(ModelFacts, TakesAdapters):
     ) -> GenerationResult:
         """Draw each prompt `num_images_per_prompt` times.
 
-        `seed`: one number (counted up from picture to picture), or one a picture; without it,
-        seeds are drawn (from `generator`, if given) and returned. `height` and `width` are of the
-        drawing, before `upscale`. `knowledge`: link prompts to the graph, do not, or use these
-        entities. `adapter`: one of `adapters`, applied for this call only, `adapter_scale` (0 to 2;
-        default 1) times. `callback_on_step_end(step, steps, latents)` may raise to stop the run; it
-        counts from 0 anew for every batch of 8 pictures and every candidate. `num_candidates`: draw
-        each picture so many times, with seeds made from its own, and keep what `score` likes best.
+        `seed`: one number (counted up over the pictures), or one a picture; without it, seeds are
+        drawn (from `generator`, if given) and returned. `height`, `width`: of the drawing, before
+        `upscale`. `knowledge`: link prompts to the graph, do not, or use these entities. `adapter`:
+        one of `adapters`, for this call, `adapter_scale` (0 to 2; default 1) times.
+        `num_candidates`: draw so many for each picture, with seeds made from its own; `score`
+        chooses. `callback_on_step_end(step, steps, latents)` may raise to stop (a batch is 8).
 
         Raises `InvalidRequestError` naming the parameter, `NumericalError` for a NaN.
         """
@@ -120,9 +119,8 @@ class RapidDiffusionPipeline(ModelFacts, TakesAdapters):
             "guidance_scale": guidance_scale,
             "scheduler": scheduler,
             "upscale": upscale,
-            "adapter": adapter,
-            "adapter_scale": adapter_scale,
         }
+        wishes |= {"adapter": adapter, "adapter_scale": adapter_scale}
         request = self.request(prompt, num_images_per_prompt, seed, generator, **wishes)
         timings: dict[str, float] = {}
         with timed(timings, "text"):

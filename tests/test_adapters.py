@@ -113,13 +113,11 @@ def test_switching_adapters_compiles_nothing_again(pipe, micro_model_folder, tmp
     assert all(np.array_equal(one, two) for one, two in zip(eager, compiled, strict=True))
 
 
-def test_folded_weights_refuse_an_adapter(pipe, draw, monkeypatch):
-    asked = []
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda _, **wish: asked.append(wish["options"]))
-    compile_network(pipe.model.text_encoder, freeze=False)
+def test_folded_weights_refuse_an_adapter(pipe, draw):
+    compile_network(pipe.model.text_encoder, freeze=False)  # nothing is compiled before a call
     assert not has_folded_weights(pipe.model.text_encoder)
     compile_network(pipe.model.denoiser)
-    assert asked == [{"freezing": False}, {"freezing": True}]
+    assert has_folded_weights(pipe.model.denoiser)
     with pytest.raises(InvalidRequestError, match="freeze=False"):
         draw(adapter="random")
 

@@ -65,8 +65,11 @@ def test_the_python_of_both_readmes_runs(micro_model_folder, monkeypatch, tmp_pa
 def test_every_command_has_its_subcommand_and_options(page):
     known = typer.main.get_command(cli.app).commands
     for name, *words in commands(page, "rapid-diffusion"):
-        options = {text for option in known[name].params for text in option.opts}
-        options |= {text for option in known[name].params for text in option.secondary_opts}
+        command = known[name]
+        if hasattr(command, "commands"):  # a group: the next word is the command
+            command = command.commands[words[0]]
+        options = {text for option in command.params for text in option.opts}
+        options |= {text for option in command.params for text in option.secondary_opts}
         assert {word for word in words if word.startswith("-")} <= options, (name, words)
     for words in commands(page, "python -m knowledge"):
         knowledge_cli._parser().parse_args(words)

@@ -64,7 +64,7 @@ class Denoiser(nn.Module):
         inputs, states = rows.to(dtype), hidden.to(dtype)
         drafts = self.drafts(hidden) if drafts is None else drafts
         if drafts is not None:
-            inputs = torch.cat([inputs, drafts], 1)
+            inputs = torch.cat([inputs, drafts.to(dtype)], 1)
         output: Tensor = self.network(
             inputs,
             timesteps,

@@ -72,7 +72,9 @@ def spaced_timesteps(schedule: DiffusionSchedule, steps: int) -> Table:
     if schedule.spacing == "linspace":
         return np.linspace(0.0, TIMESTEPS - 1.0, steps)[::-1]
     if schedule.spacing == "leading":
-        return np.arange(steps)[::-1] * float(TIMESTEPS // steps) + schedule.steps_offset
+        return (
+            np.arange(steps, dtype=np.float64)[::-1] * (TIMESTEPS // steps) + schedule.steps_offset
+        )
     return _trailing(steps)
 
 
@@ -81,8 +83,8 @@ def inner_timesteps(schedule: DiffusionSchedule, steps: int) -> Table:
     if schedule.spacing == "linspace":
         return np.linspace(0.0, TIMESTEPS - 1.0, steps + 1).round()[:0:-1]
     if schedule.spacing == "leading":
-        step = float(TIMESTEPS // (steps + 1))
-        return np.arange(steps + 1)[:0:-1] * step + schedule.steps_offset
+        step = TIMESTEPS // (steps + 1)
+        return np.arange(steps + 1, dtype=np.float64)[:0:-1] * step + schedule.steps_offset
     return _trailing(steps)
 
 

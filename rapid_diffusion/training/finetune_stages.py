@@ -1,7 +1,7 @@
 """What learns in a fine-tuning, from which loss, and what it cost the old domain."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from rapid_diffusion.checkpoints.folder import load_strict
 from rapid_diffusion.denoising.denoiser import Denoiser
-from rapid_diffusion.denoising.samplers import TIMESTEPS
+from rapid_diffusion.denoising.schedules import TIMESTEPS
 from rapid_diffusion.model_folder import Model
 from rapid_diffusion.text.encoder import TextStates
 from rapid_diffusion.training.config import LoopConfig
@@ -92,7 +92,7 @@ def diffusion_stage(
 
 
 def velocity_loss(
-    denoiser: nn.Module, states: TextStates, clean: Tensor, noise: Tensor, times: Tensor
+    denoiser: Callable[..., Tensor], states: TextStates, clean: Tensor, noise: Tensor, times: Tensor
 ) -> Tensor:
     """The error (B,) of the velocity noise - clean at `times` (B,) from 0 = picture to 1 = noise.
 
@@ -115,12 +115,13 @@ def measure(model: Model, source: Source, rows: list[int], batch: int = 32) -> d
     for network in networks:
         network.eval()
     chosen = spread(rows, MOST_ROWS)
-    noise = torch.randn(
-        source.latents[chosen].shape, generator=torch.Generator().manual_seed(0)
-    ).split(batch)
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(source.latents[chosen].shape, generator=generator)
     flow: list[Tensor] = []
     drafts: list[Tensor] = []
-    for part, noisy in zip(torch.tensor(chosen).split(batch), noise, strict=True):
+    for part, noisy in zip(
+        *(torch.split(rows, batch) for rows in (torch.tensor(chosen), noise)), strict=True
+    ):
         clean = source.latents[part]
         states = encoder.encode(source.examples.first_captions(part.tolist()))
         flow += [

@@ -225,7 +225,7 @@ def _backward(stage: Stage, config: LoopConfig, step: int, parts: list[Part]) ->
         with dropout_of(stage.module, WHOLE if config.compile else part):
             with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
                 loss = stage.loss_of(step, part)
-            (loss / len(parts)).backward()
+            (loss / len(parts)).backward()  # type: ignore[no-untyped-call]
         losses.append(loss.detach().float())
     return average_gradients(stage.module.parameters(), torch.stack(losses).mean())
 

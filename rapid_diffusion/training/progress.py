@@ -87,7 +87,7 @@ def memory() -> dict[str, int]:
         used["memory_mib"] = pages * os.sysconf("SC_PAGE_SIZE") // MEBIBYTE
     else:
         used["memory_mib"] = used["peak_memory_mib"]
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
+    if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         used["cuda_peak_mib"] = torch.cuda.max_memory_allocated() // MEBIBYTE
     return used
 

@@ -15,7 +15,7 @@ from torch.nn import functional
 from rapid_diffusion.autoencoder import Autoencoder
 from rapid_diffusion.denoising.denoiser import Denoiser
 from rapid_diffusion.denoising.draft import SentenceDraft
-from rapid_diffusion.denoising.samplers import TIMESTEPS
+from rapid_diffusion.denoising.schedules import TIMESTEPS
 from rapid_diffusion.images.convert import model_to_unit
 from rapid_diffusion.text.clip import ContrastivePair
 from rapid_diffusion.text.encoder import KnowledgeTextEncoder
@@ -69,8 +69,9 @@ def text_stage(pair: ContrastivePair, examples: AnyExamples, loop: LoopConfig) -
         pictures = torch.tensor(indices)
         empty = tokens.mask.sum(1) <= 2  # the captions that were dropped describe every picture
         same = (pictures[:, None] == pictures[None, :]) | empty[None, :] | empty[:, None]
-        features = pair.image_features(images.to(hidden.device)), pair.text_features(hidden)
-        return pair.compare(*map(gather_rows, features), same.to(hidden.device))
+        seen = gather_rows(pair.image_features(images.to(hidden.device)))
+        told = gather_rows(pair.text_features(hidden))
+        return pair.compare(seen, told, same.to(hidden.device))
 
     return replace(_stage("text", pair, loss), compares=True)
 

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from rapid_diffusion.denoising.engine import Guidance, denoise, row_noise
+from rapid_diffusion.denoising.engine import Engine, Guidance, denoise, row_noise
 from rapid_diffusion.denoising.samplers import flow_euler
-from rapid_diffusion.errors import CanceledError, NumericalError
+from rapid_diffusion.errors import CanceledError, InvalidRequestError, NumericalError
 from rapid_diffusion.text.encoder import TextStates
 
 SHAPE = (2, 3, 3)
@@ -73,3 +73,9 @@ def test_a_nan_is_an_error_that_names_its_rows():
 
     with pytest.raises(NumericalError, match=r"rows \[1, 2\]"):
         denoise(spoil, noise(), states(1.0), flow_euler(2))
+
+
+@pytest.mark.parametrize("rows", [0, -1, 1.5, "fitt", None])
+def test_a_number_of_rows_that_is_none_is_refused(rows):
+    with pytest.raises(InvalidRequestError, match="rows"):
+        Engine(follow_text, rows)

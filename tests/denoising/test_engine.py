@@ -289,12 +289,6 @@ def test_other_threads_may_submit_and_cancel():
     assert all(t.error is None or isinstance(t.error, CanceledError) for t in tickets)
 
 
-@pytest.mark.parametrize("rows", [0, -1, 1.5, "fitt", None])
-def test_a_number_of_rows_that_is_none_is_refused(rows):
-    with pytest.raises(InvalidRequestError, match="rows"):
-        Engine(follow_text, rows)
-
-
 def test_a_guided_picture_needs_two_rows_and_states_that_fit():
     with pytest.raises(InvalidRequestError, match="guided"):
         Engine(follow_text, 1).submit(request(guidance=2.0))
