@@ -18,12 +18,15 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import torch
 
 from rapid_diffusion import RapidDiffusionPipeline
 from rapid_diffusion.testing import build_micro_model
 from server.encoding import pixel_sha256
 from server.main import run
 from server.settings import Settings
+
+THREADS = 1
 
 
 @dataclass
@@ -45,7 +48,7 @@ def survive(model: Path, state: Path, kills: int, jobs: int, *, own_process: boo
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
     settings = Settings(
-        model=str(model), port=port, state=state, threads=1, worker_process=own_process
+        model=str(model), port=port, state=state, threads=THREADS, worker_process=own_process
     )
     rounds = kills + 1
     for number in range(rounds):
@@ -107,7 +110,16 @@ def _look(client: httpx.Client, report: Survival) -> None:
 
 
 def _collect(port: int, model: Path, report: Survival) -> None:
-    pipeline = RapidDiffusionPipeline.from_pretrained(model, device="cpu")
+    # With another number of threads sums are taken in another order: as many as the servers had.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(THREADS)
+    try:
+        _compare(port, RapidDiffusionPipeline.from_pretrained(model, device="cpu"), report)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _compare(port: int, pipeline: RapidDiffusionPipeline, report: Survival) -> None:
     with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=90) as client:
         for name, seen in report.seen.items():
             job: dict[str, Any] = {"status": "queued"}

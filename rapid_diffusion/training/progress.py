@@ -63,7 +63,7 @@ class Reporter:
             "samples": step * self.config.batch,
             "loss": sum(losses) / len(losses),
             "learning_rate": learning_rate(self.config, step - 1),
-            "seconds": round(seconds, 2),
+            "seconds": round(seconds, 4),
             "seconds_left": round(left, 1),
             "samples_per_second": round(rate, 2),
             **memory(),
