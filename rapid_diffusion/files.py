@@ -108,3 +108,25 @@ def _remove(temporary: Path) -> None:
         temporary.unlink(missing_ok=True)
     except OSError:
         return
+
+
+def make_writable(folder: Path, option: str) -> None:
+    """Make a folder that `option` of a command names, before minutes of work go into it.
+
+    Raises `OutputError` where that cannot be, or one may not write there.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"{folder}: cannot be made ({error.strerror}). Give another folder with {option}"
+        ) from error
+    check_writable(folder, option)
+
+
+def check_writable(folder: Path, option: str) -> None:
+    """Raises `OutputError` where there is no such folder, or one may not write there."""
+    if not folder.is_dir():
+        raise OutputError(f"{folder}: no such folder. Make it, or give another one with {option}")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise OutputError(f"{folder}: you may not write there. Give another folder with {option}")

@@ -1,10 +1,10 @@
 """Where the pictures of `generate` go, checked before anything is drawn."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from rapid_diffusion.errors import InvalidRequestError, OutputError
+from rapid_diffusion.errors import InvalidRequestError
+from rapid_diffusion.files import check_writable, make_writable
 
 
 @dataclass(frozen=True)
@@ -31,29 +31,12 @@ def prepare_output(path: Path, pictures: int) -> Output:
     from rapid_diffusion.images.saving import check_suffix
 
     if path.is_dir() or not path.suffix:
-        _make_writable(path)
+        make_writable(path, "-o")
         return Output(path, is_folder=True)
     check_suffix(path)
     if pictures > 1:
         raise InvalidRequestError(
             "output", f"{str(path)!r} is one file for {pictures} pictures; give a folder"
         )
-    _check_writable(path.parent)
+    check_writable(path.parent, "-o")
     return Output(path, is_folder=False)
-
-
-def _make_writable(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(
-            f"{folder}: cannot be made ({error.strerror}). Give another folder with -o"
-        ) from error
-    _check_writable(folder)
-
-
-def _check_writable(folder: Path) -> None:
-    if not folder.is_dir():
-        raise OutputError(f"{folder}: no such folder. Make it, or give another one with -o")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise OutputError(f"{folder}: you may not write there. Give another folder with -o")

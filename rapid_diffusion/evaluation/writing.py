@@ -2,13 +2,12 @@
 
 import base64
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rapid_diffusion.errors import InvalidRequestError, OutputError
+from rapid_diffusion.errors import InvalidRequestError
 from rapid_diffusion.evaluation.clip_score import clip_score
 from rapid_diffusion.evaluation.copying import diversity, nearest
 from rapid_diffusion.evaluation.distances import distances
@@ -18,7 +17,7 @@ from rapid_diffusion.evaluation.page import render_page
 from rapid_diffusion.evaluation.recognised import WORDS, entity_types, knowledge, retrieval
 from rapid_diffusion.evaluation.report import Recognition
 from rapid_diffusion.evaluation.speed import speed
-from rapid_diffusion.files import replacing
+from rapid_diffusion.files import make_writable, replacing
 from rapid_diffusion.images.convert import Pixels, unit_to_pixels
 from rapid_diffusion.images.label import generation_text
 from rapid_diffusion.images.saving import encode_picture
@@ -49,7 +48,7 @@ def run(
     for name, value in (("seeds", seeds), ("pictures", pictures)):
         if value < 1:
             raise InvalidRequestError(name, f"{value}; allowed: 1 or more")
-    _check_writable(out)
+    make_writable(out, "--out")
     pipelines = {"model": RapidDiffusionPipeline.from_pretrained(model)}
     if against is not None:
         pipelines["against"] = RapidDiffusionPipeline.from_pretrained(against)
@@ -154,15 +153,3 @@ def _pictures(evidence: Evidence, pipelines: Pipelines) -> list[dict[str, str]]:
 def _uri(pixels: Pixels, text: Mapping[str, str] | None) -> str:
     content = encode_picture(pixels, ".webp", text)
     return "data:image/webp;base64," + base64.b64encode(content).decode("ascii")
-
-
-def _check_writable(out: Path) -> None:
-    """Said before minutes of drawing, not after."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(
-            f"{out}: cannot be made ({error.strerror}). Give another folder with --out"
-        ) from error
-    if not os.access(out, os.W_OK | os.X_OK):
-        raise OutputError(f"{out}: you may not write there. Give another folder with --out")

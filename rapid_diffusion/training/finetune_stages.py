@@ -1,7 +1,6 @@
 """What learns in a fine-tuning, from which loss, and what it cost the old domain."""
 
-import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -9,13 +8,12 @@ from torch.nn import functional
 
 from rapid_diffusion.checkpoints.folder import load_strict
 from rapid_diffusion.denoising.denoiser import Denoiser
-from rapid_diffusion.denoising.schedules import TIMESTEPS
 from rapid_diffusion.model_folder import Model
 from rapid_diffusion.text.encoder import TextStates
 from rapid_diffusion.training.config import LoopConfig
 from rapid_diffusion.training.data import Examples, step_generator
 from rapid_diffusion.training.finetune_data import Mixture, Source, spread
-from rapid_diffusion.training.stages import Stage
+from rapid_diffusion.training.stages import Stage, noise_times, velocity_error
 
 #: Where on the way from picture (0) to noise (1) a loss is measured, and on how many rows.
 TIMES = (0.2, 0.5, 0.8, 0.95)
@@ -78,33 +76,16 @@ def diffusion_stage(
         generator = step_generator(loop.seed, step)
         tokens, clean = mixture.batch(step, loop, generator)
         noise = torch.randn(clean.shape, generator=generator)
-        drawn = torch.randn(len(clean), generator=generator)
-        times = (drawn + math.log(model.card.shift)).sigmoid()
+        times = noise_times(len(clean), model.card.shift, generator)
         with torch.set_grad_enabled(text):
             states = encoder.encode(tokens)
-        flow = velocity_loss(forward, states, clean, noise, times).mean()
+        flow = velocity_error(forward, states, clean, noise, times).mean()
         if not text or denoiser.draft is None:
             return flow
         drafted = denoiser.draft(states.hidden[:, 0])
         return flow + functional.mse_loss(drafted.float(), clean.to(drafted.device))
 
     return Stage("diffusion", learning, loss)
-
-
-def velocity_loss(
-    denoiser: Callable[..., Tensor], states: TextStates, clean: Tensor, noise: Tensor, times: Tensor
-) -> Tensor:
-    """The error (B,) of the velocity noise - clean at `times` (B,) from 0 = picture to 1 = noise.
-
-    Flow matching (Lipman et al., 2023): on the straight way from clean to noise, both (B, C, h, w).
-    """
-    at = times[:, None, None, None]
-    noisy = ((1 - at) * clean + at * noise).contiguous(memory_format=torch.channels_last)
-    device = states.hidden.device
-    velocity = denoiser(
-        noisy.to(device), (TIMESTEPS * times).to(device), states.hidden, states.mask
-    )
-    return (velocity.float() - (noise - clean).to(device)).square().flatten(1).mean(1)
 
 
 @torch.no_grad()
@@ -125,7 +106,7 @@ def measure(model: Model, source: Source, rows: list[int], batch: int = 32) -> d
         clean = source.latents[part]
         states = encoder.encode(source.examples.first_captions(part.tolist()))
         flow += [
-            velocity_loss(denoiser, states, clean, noisy, torch.full((len(part),), time))
+            velocity_error(denoiser, states, clean, noisy, torch.full((len(part),), time))
             for time in TIMES
         ]
         drafts.append(_draft_error(denoiser, states, clean))

@@ -18,7 +18,7 @@ from rapid_diffusion.denoising.draft import SentenceDraft
 from rapid_diffusion.denoising.schedules import TIMESTEPS
 from rapid_diffusion.images.convert import model_to_unit
 from rapid_diffusion.text.clip import ContrastivePair
-from rapid_diffusion.text.encoder import KnowledgeTextEncoder
+from rapid_diffusion.text.encoder import KnowledgeTextEncoder, TextStates
 from rapid_diffusion.training.config import LoopConfig
 from rapid_diffusion.training.data import step_generator, to_signed
 from rapid_diffusion.training.latents import AnyExamples, open_latents
@@ -136,7 +136,6 @@ def diffusion_stage(
     encoder.requires_grad_(False).eval()
     if denoiser.draft is not None:
         denoiser.draft.requires_grad_(False)
-    device = encoder.injection.gate.device
     forward = torch.compile(denoiser) if loop.compile else denoiser
 
     def loss(step: int, part: Part) -> Tensor:
@@ -146,17 +145,37 @@ def diffusion_stage(
         tokens = rows_of(examples.sentences(indices, generator), rows)
         clean = latents[indices[rows]]
         noise = torch.randn((len(indices), *clean.shape[1:]), generator=generator)[rows]
-        times = (torch.randn(len(indices), generator=generator) + math.log(shift)).sigmoid()[rows]
-        at = times[:, None, None, None]
-        noisy = ((1 - at) * clean + at * noise).contiguous(memory_format=torch.channels_last)
+        times = noise_times(len(indices), shift, generator)[rows]
         with torch.no_grad():
             states = encoder.encode(tokens)
-        timesteps = (TIMESTEPS * times).to(device)
-        velocity = forward(noisy.to(device), timesteps, states.hidden, states.mask)
-        error = (velocity.float() - (noise - clean).to(device)).square()
-        return (error.mean((1, 2, 3)) * weigh(times).to(device)).mean()
+        error = velocity_error(forward, states, clean, noise, times)
+        return (error * weigh(times).to(error.device)).mean()
 
     return _stage("diffusion", denoiser, loss)
+
+
+def noise_times(count: int, shift: float, generator: torch.Generator) -> Tensor:
+    """Times (B,) from 0 = picture to 1 = noise, logit-normal, moved to the noise by `shift`."""
+    return (torch.randn(count, generator=generator) + math.log(shift)).sigmoid()
+
+
+def velocity_error(
+    denoiser: Callable[..., Tensor],
+    states: TextStates,
+    clean: Tensor,
+    noise: Tensor,
+    times: Tensor,
+) -> Tensor:
+    """The squared error (B,) of the velocity noise - clean at `times` (B,).
+
+    Flow matching (Lipman et al., 2023): on the straight way from clean to noise, both (B, C, h, w).
+    """
+    at = times[:, None, None, None]
+    noisy = ((1 - at) * clean + at * noise).contiguous(memory_format=torch.channels_last)
+    device = states.hidden.device
+    timesteps = (TIMESTEPS * times).to(device)
+    velocity = denoiser(noisy.to(device), timesteps, states.hidden, states.mask)
+    return (velocity.float() - (noise - clean).to(device)).square().mean((1, 2, 3))
 
 
 #: Noise on the latents an upscaler learns from: about what twenty steps of sampling leave.

@@ -3,7 +3,8 @@
 import asyncio
 import secrets
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from anyio import to_thread
 from fastapi import APIRouter, Request, Response
@@ -12,6 +13,7 @@ from server.answers import Finished, build_answer
 from server.device import WorkRequest
 from server.errors import Problem, problem_of_error
 from server.reading import (
+    Delivery,
     check_capabilities,
     choose_delivery,
     knowledge_argument,
@@ -36,6 +38,7 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
 }
 
 router = APIRouter()
+Answered = TypeVar("Answered")
 
 
 @router.post(
@@ -50,6 +53,20 @@ async def generate(request: Request) -> Response:
     asked = await read_generation_request(request, service.settings.body_limit)
     check_capabilities(asked, service.capabilities)
     delivery = choose_delivery(asked, request.headers.get("accept", "*/*"))
+    return await answer_in_time(request, service, asked, delivery, build_answer)
+
+
+async def answer_in_time(
+    request: Request,
+    service: Service,
+    asked: GenerationRequest,
+    delivery: Delivery,
+    build: Callable[[Finished], Answered],
+) -> Answered:
+    """Draw while the client waits, and build the answer beside the event loop.
+
+    Raises the problem of a failed run, or `deadline` where the client's time is over.
+    """
     try:
         async with asyncio.timeout(asked.deadline_ms and asked.deadline_ms / 1000):
             done = await draw_while_client_waits(request, service, asked)
@@ -62,7 +79,7 @@ async def generate(request: Request) -> Response:
                 began=request.state.began,
                 queue_seconds=done.queue_seconds,
             )
-            answer = await to_thread.run_sync(build_answer, finished)
+            answer = await to_thread.run_sync(build, finished)
     except TimeoutError:
         raise Problem("deadline", values={"received": asked.deadline_ms}) from None
     service.metrics.latency.observe(time.monotonic() - request.state.began)

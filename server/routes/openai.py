@@ -1,20 +1,18 @@
 """OpenAI's routes, for clients that know them: images and the list of models."""
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
 from typing import Any
 
-from anyio import to_thread
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 
-from server.answers import Drawn, Finished, encode_answer
+from server.answers import Drawn, encode_answer
 from server.errors import Problem, error_object, language_of, problem_of_error
 from server.openai_schemas import OpenAIRequest, generation_of
 from server.reading import Delivery, check_capabilities, read_request
 from server.routes.documents import json_body, problems
-from server.routes.generate import draw_while_client_waits
+from server.routes.generate import answer_in_time
 from server.schemas import GenerationRequest
 from server.service import Service, service_of
 from server.sse import HEARTBEAT_SECONDS, sse_text
@@ -59,24 +57,11 @@ async def models(request: Request) -> Response:
 
 async def _draw(request: Request, service: Service, ours: GenerationRequest) -> tuple[Drawn, str]:
     """The pictures, and the prompt with the names of its entities."""
-    try:
-        async with asyncio.timeout(ours.deadline_ms and ours.deadline_ms / 1000):
-            done = await draw_while_client_waits(request, service, ours)
-            finished = Finished(
-                request=ours,
-                result=done.result,
-                delivery=Delivery(ours.output_format, False),
-                capabilities=service.capabilities,
-                producer=service.settings.content_producer,
-                began=request.state.began,
-                queue_seconds=done.queue_seconds,
-            )
-            drawn = await to_thread.run_sync(
-                encode_answer, finished, f"img_{request.state.request_id[-32:]}"
-            )
-    except TimeoutError:
-        raise Problem("deadline", values={"received": ours.deadline_ms}) from None
-    service.metrics.latency.observe(time.monotonic() - request.state.began)
+    name = f"img_{request.state.request_id[-32:]}"
+    delivery = Delivery(ours.output_format, False)
+    drawn = await answer_in_time(
+        request, service, ours, delivery, lambda finished: encode_answer(finished, name)
+    )
     return drawn, _revised(ours.prompt, drawn.body["entities"])
 
 
