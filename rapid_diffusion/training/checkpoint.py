@@ -16,12 +16,13 @@ Settings = Mapping[str, Any]
 
 
 class Averages:
-    """Exponential averages of everything that a module keeps."""
+    """Exponential averages of everything that a module keeps; what is fixed stays as it is."""
 
     def __init__(self, module: nn.Module) -> None:
         live = module.state_dict()  # shares its memory with the module, so it is asked for once
         self.values = {name: value.clone() for name, value in live.items()}
-        pairs = [(self.values[name], value) for name, value in live.items()]
+        fixed = {name for name, value in module.named_parameters() if not value.requires_grad}
+        pairs = [(self.values[name], live[name]) for name in live if name not in fixed]
         self._numbers = [pair for pair in pairs if pair[1].is_floating_point()]
         self._others = [pair for pair in pairs if not pair[1].is_floating_point()]
 

@@ -13,7 +13,7 @@ from rapid_diffusion.text.encoder import TextStates
 from rapid_diffusion.training.config import LoopConfig
 from rapid_diffusion.training.data import Examples, step_generator
 from rapid_diffusion.training.finetune_data import Mixture, Source, spread
-from rapid_diffusion.training.stages import Stage, noise_times, velocity_error
+from rapid_diffusion.training.stages import Stage, encode_short, noise_times, velocity_error
 
 #: Where on the way from picture (0) to noise (1) a loss is measured, and on how many rows.
 TIMES = (0.2, 0.5, 0.8, 0.95)
@@ -56,7 +56,7 @@ def draft_stage(learning: Learning, model: Model, mixture: Mixture, loop: LoopCo
 
     def loss(step: int) -> Tensor:
         tokens, clean = mixture.batch(step, loop, step_generator(loop.seed, step))
-        drafted = draft(encoder.encode(tokens).hidden[:, 0])
+        drafted = draft(encode_short(encoder, tokens).hidden[:, 0])
         return functional.mse_loss(drafted.float(), clean.to(drafted.device))
 
     return Stage("draft", learning, loss)
@@ -78,7 +78,7 @@ def diffusion_stage(
         noise = torch.randn(clean.shape, generator=generator)
         times = noise_times(len(clean), model.card.shift, generator)
         with torch.set_grad_enabled(text):
-            states = encoder.encode(tokens)
+            states = encode_short(encoder, tokens)
         flow = velocity_error(forward, states, clean, noise, times).mean()
         if not text or denoiser.draft is None:
             return flow

@@ -136,6 +136,7 @@ class Training:
         """The contrastive pair; its text tower is the encoder of the model."""
         torch.manual_seed(self.loop("text").seed)
         pair = ContrastivePair(build_text_encoder(self.text_config), self.config.image_tower)
+        pair.image.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return self._ready(pair, "text" if trained else None)
 
     def autoencoder(self) -> PatchAutoencoder:

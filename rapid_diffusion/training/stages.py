@@ -19,6 +19,7 @@ from rapid_diffusion.denoising.schedules import TIMESTEPS
 from rapid_diffusion.images.convert import model_to_unit
 from rapid_diffusion.text.clip import ContrastivePair
 from rapid_diffusion.text.encoder import KnowledgeTextEncoder, TextStates
+from rapid_diffusion.text.tokens import Tokens
 from rapid_diffusion.training.config import LoopConfig
 from rapid_diffusion.training.data import step_generator, to_signed
 from rapid_diffusion.training.latents import AnyExamples, open_latents
@@ -55,6 +56,25 @@ def _stage(name: str, module: nn.Module, part_loss: Callable[[int, Part], Tensor
     return Stage(name, module, lambda step: part_loss(step, WHOLE), part_loss)
 
 
+def encode_short(encoder: KnowledgeTextEncoder, tokens: Tokens) -> TextStates:
+    """The states of a batch, without computing the columns that are padding in every row.
+
+    Those are zeros: nobody may look at them. Captions are short, so this halves the tower's work;
+    drawing does without it, because a row's bits would then depend on its neighbours.
+    """
+    length = int(tokens.mask.sum(1).max())
+    used = Tokens(
+        tokens.ids[:, :length],
+        tokens.mask[:, :length],
+        tokens.entity_vectors[:, :length],
+        tokens.truncated,
+    )
+    states = encoder.encode(used)
+    padding = tokens.ids.shape[1] - length
+    hidden = functional.pad(states.hidden, (0, 0, 0, padding))
+    return TextStates(hidden, functional.pad(states.mask, (0, padding)))
+
+
 def text_stage(pair: ContrastivePair, examples: AnyExamples, loop: LoopConfig) -> Stage:
     """Contrastive: pictures against their sentences (Radford et al., 2021)."""
 
@@ -65,7 +85,7 @@ def text_stage(pair: ContrastivePair, examples: AnyExamples, loop: LoopConfig) -
         moves = _moves(len(indices), generator)
         images = _shift(examples.picture_batch(indices[rows]), moves[rows])
         tokens = examples.sentences(indices, generator)
-        hidden = pair.text.encode(rows_of(tokens, rows)).hidden
+        hidden = encode_short(pair.text, rows_of(tokens, rows)).hidden
         pictures = torch.tensor(indices)
         empty = tokens.mask.sum(1) <= 2  # the captions that were dropped describe every picture
         same = (pictures[:, None] == pictures[None, :]) | empty[None, :] | empty[:, None]
@@ -110,7 +130,7 @@ def draft_stage(
         rows = part.rows(len(indices))
         tokens = rows_of(examples.sentences(indices, step_generator(loop.seed, step)), rows)
         with torch.no_grad():
-            sentence = encoder.encode(tokens).hidden[:, 0]
+            sentence = encode_short(encoder, tokens).hidden[:, 0]
         return functional.mse_loss(draft(sentence).float(), latents[indices[rows]].to(device))
 
     return _stage("draft", draft, loss)
@@ -147,7 +167,7 @@ def diffusion_stage(
         noise = torch.randn((len(indices), *clean.shape[1:]), generator=generator)[rows]
         times = noise_times(len(indices), shift, generator)[rows]
         with torch.no_grad():
-            states = encoder.encode(tokens)
+            states = encode_short(encoder, tokens)
         error = velocity_error(forward, states, clean, noise, times)
         return (error * weigh(times).to(error.device)).mean()
 
