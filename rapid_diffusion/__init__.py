@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rapid_diffusion.pipeline import RapidDiffusionPipeline
     from rapid_diffusion.rendering import GenerationResult
     from rapid_diffusion.text.entities import EntityWeight
+    from rapid_diffusion.version import __version__
 
 __all__ = [
     "CanceledError",
@@ -28,6 +29,7 @@ __all__ = [
     "OutputError",
     "RapidDiffusionError",
     "RapidDiffusionPipeline",
+    "__version__",
 ]
 
 #: Where a public name lives, if not among the errors. They are imported when they are first asked
@@ -36,6 +38,7 @@ _HOMES = {
     "EntityWeight": "text.entities",
     "GenerationResult": "rendering",
     "RapidDiffusionPipeline": "pipeline",
+    "__version__": "version",
 }
 
 

@@ -1,4 +1,4 @@
-"""`rapid-diffusion generate | train | finetune | data | evaluate | serve | inspect | doctor`.
+"""`rapid-diffusion generate | train | finetune | data | evaluate | serve | inspect | verify | …`.
 
 Data goes to stdout, log lines and progress bars to stderr. An error is one line on stderr and an
 exit code of `EXIT_CODES`.
@@ -21,6 +21,7 @@ from rapid_diffusion.commands.generate import generate
 from rapid_diffusion.commands.inspect import inspect
 from rapid_diffusion.commands.serve import serve
 from rapid_diffusion.commands.train import train
+from rapid_diffusion.commands.verify import verify
 from rapid_diffusion.errors import CanceledError, CheckpointError, InvalidRequestError, OutputError
 
 OK, FAILED, INVALID, BAD_MODEL, BAD_OUTPUT, INTERRUPTED = 0, 1, 2, 3, 4, 130
@@ -45,7 +46,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for command in (generate, train, finetune, evaluate, serve, inspect, doctor):
+for command in (generate, train, finetune, evaluate, serve, inspect, verify, doctor):
     app.command(epilog=EPILOG)(command)
 app.add_typer(data, name="data")
 

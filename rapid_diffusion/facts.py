@@ -4,11 +4,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from knowledge.graph import KnowledgeGraph
 from rapid_diffusion.candidates import MOST_CANDIDATES
 from rapid_diffusion.checkpoints.folder import folder_digest
 from rapid_diffusion.denoising.samplers import SAMPLERS
 from rapid_diffusion.model_folder import Model
+from rapid_diffusion.version import __version__
 
 
 class ModelFacts:
@@ -16,6 +19,7 @@ class ModelFacts:
 
     model: Model
     folder: Path | None
+    device: torch.device
 
     @property
     def name(self) -> str:
@@ -41,6 +45,20 @@ class ModelFacts:
     def digest(self) -> str:
         """`sha256:…` of the model folder; empty for a pipeline that was never on disk."""
         return folder_digest(self.folder) if self.folder else ""
+
+    @property
+    def origin(self) -> dict[str, Any]:
+        """What pixels depend on besides the call: pictures carry it, so that they can be verified.
+
+        `knowledge` is the graph's version, None without a graph.
+        """
+        packages = f"rapid-diffusion {__version__}, torch {torch.__version__}"
+        return {
+            "model": self.name,
+            "digest": self.digest,
+            "knowledge": None if self.graph is None else self.graph.version,
+            "engine": f"{packages}, {self.device}",
+        }
 
     @property
     def default_parameters(self) -> dict[str, Any]:

@@ -113,8 +113,8 @@ def _text_of(finished: Finished, seed: int, produce_id: str) -> dict[str, str]:
     facts = finished.result.parameters | {
         "prompt": finished.request.prompt,
         "seed": seed,
-        "model": finished.capabilities.name,
-        "digest": finished.capabilities.digest,
+        **finished.request.model_dump(include={"entities"}),
+        **finished.capabilities.origin,
     }
     if adapter := finished.capabilities.adapters.get(finished.request.adapter or ""):
         facts["adapter_digest"] = adapter["digest"]

@@ -8,8 +8,7 @@ from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from rapid_diffusion import RapidDiffusionPipeline
-from server.capabilities import package_version
+from rapid_diffusion import RapidDiffusionPipeline, __version__
 from server.device import Device, LocalDevice
 from server.errors import (
     Problem,
@@ -48,7 +47,7 @@ def create_app(settings: Settings, pipeline: RapidDiffusionPipeline | RemoteDevi
     worker = Worker(device, settings.queue_size, metrics, settings.queue_seconds)
     app = FastAPI(
         title="Rapid Diffusion",
-        version=package_version(),
+        version=__version__,
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,

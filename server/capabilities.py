@@ -1,7 +1,7 @@
 """What the loaded model can do, read once: plain data, so that routes never touch the pipeline."""
 
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, distribution, version
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,15 @@ from rapid_diffusion import RapidDiffusionPipeline
 class Capabilities:
     """The facts of one model; `sizes` are (height, width) in pixels of the drawing.
 
-    `adapters` maps the name a request gives to what is told of that adapter.
+    `origin` is what its pictures carry, to be verified; `adapters` maps the name a request gives
+    to what is told of that adapter.
     """
 
     name: str
     digest: str
     license: str
     device: str
+    origin: dict[str, Any]
     sizes: list[tuple[int, int]]
     schedulers: list[str]
     upscales: list[int]
@@ -36,7 +38,7 @@ class Capabilities:
     @property
     def engine(self) -> str:
         """What pixels depend on besides the request and the model."""
-        return f"rapid-diffusion {package_version()}, torch {version('torch')}, {self.device}"
+        return str(self.origin["engine"])
 
 
 def read_capabilities(pipeline: RapidDiffusionPipeline) -> Capabilities:
@@ -47,6 +49,7 @@ def read_capabilities(pipeline: RapidDiffusionPipeline) -> Capabilities:
         digest=pipeline.digest,
         license=pipeline.license,
         device=str(pipeline.device),
+        origin=pipeline.origin,
         sizes=[(int(height), int(width)) for height, width in pipeline.sizes],
         schedulers=list(pipeline.schedulers),
         upscales=sorted({1, *pipeline.upscales}),
@@ -64,14 +67,6 @@ def read_capabilities(pipeline: RapidDiffusionPipeline) -> Capabilities:
 def _whose(pipeline: RapidDiffusionPipeline) -> list[str]:
     """Whose artwork the model and its adapters learned from."""
     return [pipeline.attribution, *(card.attribution for card in pipeline.adapters.values())]
-
-
-def package_version() -> str:
-    """The installed version, or `source` when the code runs from a bare checkout."""
-    try:
-        return version("rapid-diffusion")
-    except PackageNotFoundError:
-        return "source"
 
 
 def read_notice() -> str:

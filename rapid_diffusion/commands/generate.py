@@ -84,7 +84,7 @@ def generate(
     for index, (row, result) in enumerate(_render(pipe, rows, parameters)):
         row |= _chosen(result)
         file = place.file(index, row["seed"])
-        _save(file, row, result, pipe)
+        _save(file, {**row, "entities": "auto" if knowledge else "off"}, result, pipe)
         typer.echo(json.dumps(_facts(file, row, result), ensure_ascii=False) if as_json else file)
 
 
@@ -116,7 +116,7 @@ def _save(
     from rapid_diffusion.images.label import generation_text
     from rapid_diffusion.images.saving import save_image
 
-    made_by = {"model": pipe.name, "digest": pipe.digest}
+    made_by = pipe.origin
     if adapter := result.parameters.get("adapter"):
         made_by["adapter_digest"] = pipe.adapters[adapter].digest
     save_image(file, result.images[0], generation_text({**row, **result.parameters, **made_by}))

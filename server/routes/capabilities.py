@@ -5,7 +5,8 @@ from typing import Any, get_args
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
-from server.capabilities import Capabilities, package_version
+from rapid_diffusion import __version__
+from server.capabilities import Capabilities
 from server.schemas import MAX_ENTITIES, MAX_PROMPT, MAX_SEED, ImageFormat
 from server.service import service_of
 
@@ -33,7 +34,7 @@ async def capabilities(request: Request) -> Response:
 
 def _describe(able: Capabilities) -> dict[str, Any]:
     return {
-        "version": package_version(),
+        "version": __version__,
         "model": able.model,
         "device": able.device,
         "sizes": [{"width": width, "height": height} for height, width in able.sizes],

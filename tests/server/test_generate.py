@@ -6,6 +6,7 @@ import io
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -15,6 +16,7 @@ from PIL import Image
 from rapid_diffusion import RapidDiffusionPipeline
 from rapid_diffusion import request as library
 from rapid_diffusion.candidates import MOST_CANDIDATES
+from rapid_diffusion.commands.verify import changes, draw_again, told_by
 from rapid_diffusion.images.label import read_labels
 from server.capabilities import read_capabilities
 from server.errors import Problem
@@ -138,6 +140,18 @@ def test_every_format_carries_the_label_and_the_parameters(
     assert labels["format"] == kind.upper()
     assert labels["AIGC"]["Label"] == "1"
     assert (labels["parameters"]["prompt"], labels["parameters"]["seed"]) == (TIGER["prompt"], 42)
+
+
+@pytest.mark.parametrize("entities", ["auto", "off", [{"id": "老虎", "weight": 0.5}]])
+def test_its_picture_can_be_drawn_again_from_the_file(
+    client: httpx.Client, pipeline: RapidDiffusionPipeline, tmp_path: Path, entities: Any
+) -> None:
+    body = TIGER | {"entities": entities, "response_format": "binary", "negative_prompt": "猫"}
+    file = tmp_path / "tiger.png"
+    file.write_bytes(client.post("/generate", json=body).content)
+    told = told_by(file)
+    assert changes(pipeline, told) == {}
+    assert np.array_equal(draw_again(pipeline, told), pixels_of(file.read_bytes()))
 
 
 def test_provenance_says_what_the_file_says(client: httpx.Client) -> None:

@@ -1,0 +1,155 @@
+"""`rapid-diffusion verify`: draw a picture again from what it says of itself, and compare."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rapid_diffusion.errors import InvalidRequestError
+
+if TYPE_CHECKING:
+    from rapid_diffusion import EntityWeight, RapidDiffusionPipeline
+    from rapid_diffusion.images.convert import Pixels
+
+DIFFERENT = 1
+#: What a picture's label says of its call, in the pipeline's names.
+_CALL = (
+    "negative_prompt",
+    "height",
+    "width",
+    "num_inference_steps",
+    "guidance_scale",
+    "scheduler",
+    "upscale",
+    "adapter_scale",
+)
+
+
+def verify(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A PNG that this system drew.")],
+    model: Annotated[
+        str | None, typer.Option(help="Model folder, if the name in the picture is not enough.")
+    ] = None,
+    adapter: Annotated[
+        Path | None, typer.Option(help="The adapter's folder, where it was drawn with one.")
+    ] = None,
+    tolerance: Annotated[
+        int, typer.Option(help="Levels (of 255) that a pixel may differ by.", min=0, max=255)
+    ] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Draw a picture again from what it says of itself, and compare the pixels.
+
+    Leaves with 1 if they differ by more than --tolerance, and says what else is not as it was:
+    another model, graph, adapter or engine.
+    """
+    from rapid_diffusion import RapidDiffusionPipeline
+
+    told = told_by(file)
+    pipe = RapidDiffusionPipeline.from_pretrained(model or str(told.get("model", "emoji-zh")))
+    report: dict[str, Any] = {"file": str(file), "changed": changes(pipe, told)}
+    report |= difference(pixels_of(file), draw_again(pipe, told, adapter))
+    report["same"] = report["largest_difference"] <= tolerance
+    typer.echo(json.dumps(report, ensure_ascii=False) if as_json else _as_text(report))
+    if not report["same"]:
+        raise typer.Exit(DIFFERENT)
+
+
+def told_by(file: Path) -> dict[str, Any]:
+    """What the picture says of the call that drew it.
+
+    Raises `InvalidRequestError` where that is not enough to draw it again.
+    """
+    from rapid_diffusion.images.label import read_labels
+
+    labels = read_labels(file)
+    if labels["format"] != "PNG":
+        raise InvalidRequestError(
+            "file", f"{file} is {labels['format']}, which does not keep pixels exactly; give a PNG"
+        )
+    told = labels["parameters"]
+    if not isinstance(told, dict) or not {"prompt", "seed"} <= set(told):
+        raise InvalidRequestError(
+            "file", f"{file} does not say how it was drawn (no `parameters` with prompt and seed)"
+        )
+    return told
+
+
+def changes(pipe: "RapidDiffusionPipeline", told: Mapping[str, Any]) -> dict[str, Any]:
+    """What is not as it was when the picture was drawn: then and now, by name."""
+    now = pipe.origin
+    return {
+        name: {"then": told[name], "now": now[name]}
+        for name in now
+        if name in told and told[name] != now[name]
+    }
+
+
+def draw_again(
+    pipe: "RapidDiffusionPipeline", told: Mapping[str, Any], adapter: Path | None = None
+) -> "Pixels":
+    """The picture (H, W, 3) that this model draws from the same call."""
+    call = {name: told[name] for name in _CALL if name in told}
+    if "adapter" in told:
+        if adapter is None:
+            raise InvalidRequestError(
+                "adapter", f"{told['adapter']!r} drew it; name its folder with --adapter"
+            )
+        call["adapter"] = pipe.load_adapter(adapter)
+    drawn = pipe(
+        told["prompt"],
+        seed=told["seed"],
+        knowledge=_knowledge(told.get("entities", "auto")),
+        output_type="numpy",
+        **call,
+    )
+    picture: Pixels = drawn.images[0]
+    return picture
+
+
+def _knowledge(entities: object) -> "bool | list[EntityWeight]":
+    """`entities` as a request has them: auto, off, or a list of their own."""
+    from rapid_diffusion import EntityWeight
+
+    if not isinstance(entities, list):
+        return entities != "off"
+    return [EntityWeight(e["id"], e["weight"], e.get("start"), e.get("end")) for e in entities]
+
+
+def pixels_of(file: Path) -> "Pixels":
+    """The pixels (H, W, 3) of a picture file."""
+    from PIL import Image
+
+    from rapid_diffusion.images.convert import pillow_to_pixels
+
+    with Image.open(file) as picture:
+        return pillow_to_pixels([picture])[0]
+
+
+def difference(one: "Pixels", two: "Pixels") -> dict[str, Any]:
+    """The largest difference in levels of 255, and the share of values that differ at all."""
+    if one.shape != two.shape:
+        raise InvalidRequestError(
+            "file", f"{one.shape[1]}x{one.shape[0]} pixels; {two.shape[1]}x{two.shape[0]} are drawn"
+        )
+    levels = abs(one.astype("int16") - two.astype("int16"))
+    return {
+        "largest_difference": int(levels.max()),
+        "share_different": round(float((levels > 0).mean()), 6),
+    }
+
+
+def _as_text(report: Mapping[str, Any]) -> str:
+    lines = [f"{report['file']}: {'the same pixels' if report['same'] else 'other pixels'}"]
+    if report["largest_difference"]:
+        lines.append(
+            f"  {report['share_different']:.2%} of the values differ, by at most "
+            f"{report['largest_difference']} of 255 levels"
+        )
+    lines += [
+        f"  {name} was {change['then']}, is {change['now']}"
+        for name, change in report["changed"].items()
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,86 @@
+"""A picture says enough of itself to be drawn again."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from rapid_diffusion import cli
+from rapid_diffusion.images.label import read_labels
+from rapid_diffusion.images.saving import save_image
+
+CALL = ("--seed", "7", "--steps", "2", "--guidance", "2", "--scheduler", "dpmpp_2m_sde")
+
+
+@pytest.fixture
+def drawn(micro_model_folder, tmp_path):
+    """Draws a picture into a file and returns its name."""
+
+    def call(*more: str) -> str:
+        file = str(tmp_path / "a.png")
+        model = ("--model", str(micro_model_folder))
+        assert cli.run(["generate", "老虎", "-o", file, *model, *CALL, *more]) == 0
+        return file
+
+    return call
+
+
+@pytest.fixture
+def verify(micro_model_folder, capsys):
+    """Runs the command; gives its exit code and what it printed."""
+
+    def call(file: str, *more: str) -> tuple[int, str]:
+        capsys.readouterr()
+        code = cli.run(["verify", file, "--model", str(micro_model_folder), *more])
+        out, error = capsys.readouterr()
+        return code, out + error
+
+    return call
+
+
+@pytest.mark.parametrize("more", [[], ["--negative", "猫"], ["--no-knowledge"], ["--upscale", "1"]])
+def test_a_picture_is_drawn_again_to_the_pixel(drawn, verify, more):
+    file = drawn(*more)
+    assert verify(file) == (0, f"{file}: the same pixels\n")
+
+
+def test_one_level_in_one_pixel_is_found_and_tolerated_if_asked(drawn, verify):
+    file = drawn()
+    text = {"parameters": json.dumps(read_labels(file)["parameters"])}
+    pixels = np.asarray(Image.open(file)).copy()
+    pixels[0, 0, 0] ^= 1
+    save_image(file, pixels, text)
+    code, out = verify(file, "--json")
+    report = json.loads(out)
+    assert (code, report["same"], report["largest_difference"]) == (1, False, 1)
+    assert report["share_different"] == round(1 / pixels.size, 6)
+    assert verify(file, "--tolerance", "1")[0] == 0
+
+
+def test_what_is_not_as_it_was_is_named(drawn, verify):
+    file = drawn()
+    told = read_labels(file)["parameters"] | {"digest": "sha256:00", "engine": "torch 1"}
+    with Image.open(file) as picture:
+        save_image(file, picture, {"parameters": json.dumps(told)})
+    code, out = verify(file)
+    assert code == 0
+    assert "digest was sha256:00, is sha256:" in out
+    assert "engine was torch 1, is rapid-diffusion" in out
+
+
+def test_an_adapter_has_to_be_given(drawn, verify, micro_adapter_folder):
+    file = drawn("--adapter", str(micro_adapter_folder), "--adapter-scale", "0.5")
+    code, out = verify(file)
+    assert (code, "--adapter" in out) == (2, True)
+    assert verify(file, "--adapter", str(micro_adapter_folder))[0] == 0
+
+
+def test_other_pictures_are_refused_by_name(drawn, verify, tmp_path):
+    plain, photo = tmp_path / "plain.png", tmp_path / "photo.jpg"
+    Image.new("RGB", (8, 8)).save(plain)
+    Image.new("RGB", (8, 8)).save(photo)
+    for file, word in ((plain, "does not say how"), (photo, "JPEG"), (Path("nope.png"), "nope")):
+        code, out = verify(str(file))
+        assert (code, word in out) == (2, True)
