@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from recipes.fashion_zh.garments import CATEGORIES, GARMENTS, Garment
+from recipes.fashion_zh.garments import GARMENTS, Garment, facts
 
 PACKAGE, PLACE = "dataset-fashion-mnist", Path("/usr/share/datasets/fashion-mnist")
 SIDE, CAPTIONS = 32, 5
@@ -24,14 +24,14 @@ TEMPLATES = ("{n}", "{c}{n}", "{c}{n}", "画{c}{n}", "{n}的照片", "{c}{n}，�
 Pixels, Row = NDArray[np.uint8], dict[str, Any]
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     """Read the command line and write the folder, whole or not at all."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path(".work/fashion_zh/source"))
     parser.add_argument("--idx", type=Path, default=PLACE, help="folder of the four .gz files")
     parser.add_argument("--train", type=int, default=1000, help="pictures of each garment")
     parser.add_argument("--held-out", type=int, default=50, help="of each, never trained on")
-    given = parser.parse_args()
+    given = parser.parse_args(arguments)
     if given.out.exists():
         raise SystemExit(f"{given.out} exists; remove it, or give another folder with --out")
     partial = given.out.with_name(f".{given.out.name}.partial")
@@ -47,16 +47,18 @@ def main() -> None:
 
 def read_idx(path: Path) -> Pixels:
     """The array of an IDX file (a magic number, the sizes, then the bytes)."""
-    try:
-        content = gzip.decompress(path.read_bytes())
-    except FileNotFoundError:
+    if not path.is_file():
         raise SystemExit(
             f"{path}: no such file; run `apt-get install {PACKAGE}`, or name the folder of"
             " Fashion-MNIST's .gz files with --idx"
-        ) from None
-    start = 4 + 4 * content[3]
-    shape = tuple(int.from_bytes(content[at : at + 4]) for at in range(4, start, 4))
-    return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
+        )
+    try:
+        content = gzip.decompress(path.read_bytes())
+        start = 4 + 4 * content[3]
+        shape = tuple(int.from_bytes(content[at : at + 4]) for at in range(4, start, 4))
+        return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
+    except (OSError, EOFError, ValueError, IndexError) as error:
+        raise SystemExit(f"{path}: is no whole IDX file ({error})") from error
 
 
 def write_pictures(folder: Path, source: Path, part: str, split: str, most: int) -> list[Row]:
@@ -126,24 +128,6 @@ def pattern(bright: Pixels, there: NDArray[np.bool_]) -> str:
         return ""
     change = np.abs(near - 4 * level[1:-1, 1:-1])[inside].mean()
     return "印花" if change > 65 else "纯色" if change < 25 else ""
-
-
-def facts() -> list[Row]:
-    """The graph of garments, a subject a line, as `python -m knowledge build` reads it."""
-    things = [
-        {
-            "subject": garment.name,
-            "alias": [*garment.aliases, *garment.hidden],
-            "type": garment.category,
-            "data": [{"predicate": told, "object": what} for told, what in garment.facts],
-        }
-        for garment in GARMENTS
-    ]
-    kinds = [
-        {"subject": name, "alias": list(aliases), "data": [{"predicate": "属于", "object": above}]}
-        for name, (aliases, above) in CATEGORIES.items()
-    ]
-    return things + kinds
 
 
 def write_lines(path: Path, rows: list[Row]) -> None:

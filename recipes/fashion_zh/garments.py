@@ -1,6 +1,7 @@
 """The ten garments of Fashion-MNIST, in the order of its labels: words, and a few facts each."""
 
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -72,3 +73,21 @@ CATEGORIES = {
     "鞋类": (("鞋履",), "服饰"),
     "箱包": ((), "服饰"),
 }
+
+
+def facts() -> list[dict[str, Any]]:
+    """The graph of garments, a subject a line, as `python -m knowledge build` reads it."""
+    things = [
+        {
+            "subject": garment.name,
+            "alias": [*garment.aliases, *garment.hidden],
+            "type": garment.category,
+            "data": [{"predicate": told, "object": what} for told, what in garment.facts],
+        }
+        for garment in GARMENTS
+    ]
+    kinds = [
+        {"subject": name, "alias": list(aliases), "data": [{"predicate": "属于", "object": above}]}
+        for name, (aliases, above) in CATEGORIES.items()
+    ]
+    return things + kinds
