@@ -17,6 +17,7 @@ from rapid_diffusion.evaluation import judge
 
 ROOT = Path(__file__).resolve().parents[2]
 ENGLISH, CHINESE = ROOT / "docs" / "your-domain.md", ROOT / "docs" / "your-domain.zh.md"
+RECIPE = ROOT / "recipes" / "fashion_zh" / "README.md"
 CONFIG = Path("recipes/fashion_zh/config.toml")
 # What is smaller here than on the page; every other word of file and commands is the page's.
 SMALLER_CONFIG = {
@@ -145,6 +146,11 @@ def test_both_pages_have_the_same_commands_files_and_numbers():
     ]
     assert [sorted(row) for row in rows[0]] == [sorted(row) for row in rows[1]]
     assert len(commands(ENGLISH)) >= 10
+
+
+def test_the_recipe_gives_the_commands_of_the_page():
+    given = [words for words in commands(RECIPE) if words[0] != "apt-get"]
+    assert [words for words in commands(ENGLISH) if words in given][: len(given)] == given
 
 
 @pytest.mark.parametrize("page", [ENGLISH, CHINESE], ids=lambda page: page.name)
