@@ -106,6 +106,9 @@ def prepare(
     rows = tqdm(open_rows(path, file_format), desc="rows", unit="row", disable=None)
     done = preparing.prepare(rows, out, options)
     typer.echo(f"{done.train} rows to train on, {done.held_out} held out, in {out}")
+    typer.echo("for the training's configuration:")
+    typer.echo(f'[data]\nfolder = "{out}"\npictures = "pictures_{size}.npy"')
+    typer.echo(f'large_pictures = "pictures_{large_size}.npy"')
     if done.refused:
         typer.echo(f"{done.refused} rows refused; {out / preparing.REFUSED} names them")
     if graph is None and triples is None:

@@ -41,7 +41,9 @@ def generate(
     guidance: Annotated[float | None, typer.Option(help="Guidance scale; 1 is none.")] = None,
     negative: Annotated[str | None, typer.Option(help="What should not be drawn.")] = None,
     scheduler: Annotated[str | None, typer.Option(help="Sampler, such as dpmpp_2m.")] = None,
-    upscale: Annotated[int | None, typer.Option(help="Enlarge the drawing: 1 or 4.")] = None,
+    upscale: Annotated[
+        int | None, typer.Option(help="Enlarge the drawing: 1, or the upscaler's factor.")
+    ] = None,
     count: Annotated[int, typer.Option(help="Pictures per prompt.", min=1)] = 1,
     candidates: Annotated[
         int, typer.Option(help="Draw each picture so many times and keep the best match.", min=1)

@@ -28,6 +28,7 @@ from rapid_diffusion.training.loop import averaged_weights, run_loop, save_weigh
 from rapid_diffusion.training.page import ProgressPage
 from rapid_diffusion.training.processes import join_processes, leave_processes
 from rapid_diffusion.training.samples import Sampler, sample_captions
+from rapid_diffusion.training.sizes import check_sizes
 from rapid_diffusion.training.stages import (
     Stage,
     diffusion_stage,
@@ -73,6 +74,7 @@ class Training:
         self.config = config
         self.output = Path(config.output)
         self.examples = open_examples(config.data, config.text.max_length, self.output)
+        check_sizes(config, self.examples)
         self.processes = join_processes()
         self.device = self.processes.device
         self.page = ProgressPage(self.output, config.model.name, sample_captions(self.examples))

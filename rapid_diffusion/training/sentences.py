@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from rapid_diffusion.text.tokens import SPECIAL, EntitySpan, TextTokenizer, Toke
 from rapid_diffusion.training.config import DataConfig
 
 NO_ENTITY = -1
+_SENTENCES_KEPT = 1 << 14
 
 
 @dataclass(frozen=True)
@@ -45,13 +47,15 @@ class Sentences:
 
     def tokenise(self, texts: Sequence[str], subjects: Sequence[int]) -> Captions:
         """Link and tokenise; `subjects[i]` is the entity that the picture of `texts[i]` shows."""
+        # A catalogue says the same of many pictures.
+        link_once = lru_cache(_SENTENCES_KEPT)(self.graph.link)
         # Places carry entity number + 1 through the tokenizer.
         spans = [
             [
                 EntitySpan(
                     torch.tensor([link.entity + 1.0], dtype=torch.float64), link.start, link.end
                 )
-                for link in self.graph.link(text)
+                for link in link_once(text)
             ]
             for text in texts
         ]

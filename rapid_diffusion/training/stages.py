@@ -82,7 +82,7 @@ def text_stage(pair: ContrastivePair, examples: AnyExamples, loop: LoopConfig) -
         generator = step_generator(loop.seed, step)
         indices = examples.indices(step, loop.batch, loop.seed)
         rows = part.rows(len(indices))
-        moves = _moves(len(indices), generator)
+        moves = _moves(len(indices), generator, max(1, examples.side // 10))
         images = _shift(examples.picture_batch(indices[rows]), moves[rows])
         tokens = examples.sentences(indices, generator)
         hidden = encode_short(pair.text, rows_of(tokens, rows)).hidden

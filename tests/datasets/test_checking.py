@@ -75,6 +75,13 @@ def test_links_and_frequent_words_without_any(tmp_path):
     assert report.unlinked_words == [("扁平贴纸风格", 2), ("sticker", 2)]
 
 
+def test_a_number_and_its_measure_word_are_no_part_of_a_word():
+    counted = FrequentWords()
+    for text in ("画一件深色的衣服", "一件深色上装", "深色的裤子", "两条长裤"):
+        counted.add(text, [])
+    assert counted.most_common(9) == [("深色", 3)]
+
+
 def test_words_are_counted_in_bounded_memory(monkeypatch):
     monkeypatch.setattr(words, "MOST_CANDIDATES", 100)
     counted = FrequentWords()

@@ -1,0 +1,52 @@
+"""Do the sizes of a configuration fit each other and the pictures? Asked before anything learns."""
+
+from collections.abc import Iterator
+
+from rapid_diffusion.errors import CheckpointError, InvalidRequestError
+from rapid_diffusion.training.config import TrainingConfig
+from rapid_diffusion.training.latents import AnyExamples
+from rapid_diffusion.training.stages import CROP
+
+#: A key, what it says, what it has to say (a phrase where no one value will do), and why.
+Wish = tuple[str, object, object, str]
+
+
+def check_sizes(config: TrainingConfig, examples: AnyExamples) -> None:
+    """Raise `InvalidRequestError` naming the first key that does not fit, and what would."""
+    for key, said, wanted, why in (*_of_networks(config), *_of_pictures(config, examples)):
+        if said != wanted:
+            raise InvalidRequestError(key, f"{said}; allowed: {wanted}, {why}")
+
+
+def _of_networks(config: TrainingConfig) -> Iterator[Wish]:
+    denoiser, channels = config.denoiser, config.autoencoder.channels
+    most, groups = 3 * config.autoencoder.patch**2, denoiser.norm_groups
+    if channels > most:
+        yield "autoencoder.channels", channels, f"1 to {most}", "the numbers of a patch"
+    yield "denoiser.channels", denoiser.channels, channels, "as autoencoder.channels"
+    yield "denoiser.text_width", denoiser.text_width, config.text.width, "as text.width"
+    if len(denoiser.widths) != len(denoiser.attends):
+        count = f"{len(denoiser.widths)} of true or false"
+        yield "denoiser.attends", list(denoiser.attends), count, "one for each of denoiser.widths"
+    if any(width % groups for width in denoiser.widths):
+        multiples = f"multiples of {groups}"
+        yield "denoiser.widths", list(denoiser.widths), multiples, "denoiser.norm_groups"
+    if config.model.upscale != 1:
+        scale = config.upscaler.scale
+        yield "model.upscale", config.model.upscale, scale, "as upscaler.scale, or 1"
+
+
+def _of_pictures(config: TrainingConfig, examples: AnyExamples) -> Iterator[Wish]:
+    side, patch = examples.side, config.autoencoder.patch
+    if side < CROP or side % patch:
+        allowed = f"multiples of {patch} from {CROP} on"
+        yield "data.pictures", f"{side} px", allowed, "for `data prepare --size`"
+    size = config.denoiser.sample_size
+    yield "denoiser.sample_size", size, side // patch, f"{side} px / autoencoder.patch {patch}"
+    try:
+        large = examples.large_side
+    except CheckpointError:
+        return  # the stage that needs them says so
+    scale = config.upscaler.scale
+    wanted = large / side if large % side else large // side
+    yield "upscaler.scale", scale, wanted, f"large pictures of {large} px / {side} px"
