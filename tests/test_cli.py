@@ -9,9 +9,13 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from knowledge.builder import build_version
 from knowledge.errors import DamagedVersionError, KnowledgeError
+from knowledge.training import train_version
+from knowledge.transe import TransEConfig
 from rapid_diffusion import cli, errors
 from rapid_diffusion.commands import doctor as doctor_module
+from rapid_diffusion.testing import ALIASES, TRIPLES
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -29,6 +33,7 @@ def generate(model, tmp_path, capsys):
         code = cli.run(["generate", "--model", model, "--steps", "1", *arguments])
         return code, *capsys.readouterr()
 
+    call.model = ("--model", model)
     return call
 
 
@@ -53,6 +58,18 @@ def test_json_tells_the_facts_of_each_picture(generate, tmp_path):
     assert first["truncated"] is None
     assert first["seconds"] >= 0
     assert Path(second["file"]).is_file()
+
+
+def test_another_graph_is_linked_to_and_checked_against(generate, tmp_path, capsys):
+    version = build_version(TRIPLES, [*ALIASES, ("山君", "老虎", 0.9)], tmp_path / "graph")
+    train_version(version, TransEConfig(dimension=8, epochs=2))
+    file, other = str(tmp_path / "a.png"), ("--graph", str(tmp_path / "graph"))
+    for graph, keys in ([], []), (other, ["老虎"]):
+        _, out, _ = generate("山君", "-o", file, "--seed", "7", "--json", *graph)
+        assert [link["key"] for link in json.loads(out)["links"]] == keys
+    assert cli.run(["verify", file, *generate.model, *other]) == 0
+    assert cli.run(["verify", file, *generate.model]) == 1
+    assert "knowledge was " in capsys.readouterr().out
 
 
 def test_count_counts_seeds_up_and_a_folder_is_made(generate, tmp_path):

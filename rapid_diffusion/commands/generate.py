@@ -20,6 +20,10 @@ OutputOption = Annotated[
         "-o", "--output", help="FILE.png (.jpg, .webp) for one picture, a folder for several."
     ),
 ]
+GraphOption = Annotated[
+    Path | None,
+    typer.Option(help="A graph to link to instead of the model's own (`python -m knowledge`)."),
+]
 AdapterOption = Annotated[
     Path | None, typer.Option(help="An adapter folder that was trained on this model.")
 ]
@@ -50,6 +54,7 @@ def generate(
     ] = 1,
     adapter: AdapterOption = None,
     adapter_scale: ScaleOption = None,
+    graph: GraphOption = None,
     knowledge: Annotated[
         bool, typer.Option("--knowledge/--no-knowledge", help="Use the knowledge graph.")
     ] = True,
@@ -79,7 +84,7 @@ def generate(
         "knowledge": knowledge,
         "adapter_scale": adapter_scale,
     }
-    pipe = RapidDiffusionPipeline.from_pretrained(model)
+    pipe = RapidDiffusionPipeline.from_pretrained(model, knowledge=graph)
     if adapter is not None:
         parameters["adapter"] = pipe.load_adapter(adapter)
     rows = [{"prompt": s, "seed": n} for s, n in zip(sentences, seeds, strict=True)]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from rapid_diffusion.commands.generate import GraphOption
 from rapid_diffusion.errors import InvalidRequestError
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ def verify(
     adapter: Annotated[
         Path | None, typer.Option(help="The adapter's folder, where it was drawn with one.")
     ] = None,
+    graph: GraphOption = None,
     tolerance: Annotated[
         int, typer.Option(help="Levels (of 255) that a pixel may differ by.", min=0, max=255)
     ] = 0,
@@ -48,7 +50,9 @@ def verify(
     from rapid_diffusion import RapidDiffusionPipeline
 
     told = told_by(file)
-    pipe = RapidDiffusionPipeline.from_pretrained(model or str(told.get("model", "emoji-zh")))
+    pipe = RapidDiffusionPipeline.from_pretrained(
+        model or str(told.get("model", "emoji-zh")), knowledge=graph
+    )
     report: dict[str, Any] = {"file": str(file), "changed": changes(pipe, told)}
     report |= difference(pixels_of(file), draw_again(pipe, told, adapter))
     report["same"] = report["largest_difference"] <= tolerance
