@@ -192,9 +192,9 @@ def _sdpa(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Ten
 def _sdpa_flash(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
     """The kernel itself: `torch.nn.attention.sdpa_kernel` would pin it for all threads at once."""
     if query.device.type == "cpu":
-        bias = None if mask is None else torch.zeros_like(mask, dtype=query.dtype)
-        if bias is not None:
-            bias.masked_fill_(~mask, -torch.inf)
+        bias = None
+        if mask is not None:
+            bias = torch.zeros_like(mask, dtype=query.dtype).masked_fill_(~mask, -torch.inf)
         seen: Tensor = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
             query, key, value, attn_mask=bias
         )[0]

@@ -32,6 +32,35 @@ class Patience:
     hang: float = 120.0
 
 
+@dataclass
+class Pulse:
+    """What the beats of one process tell; `seen` and `moved` are monotonic seconds."""
+
+    seen: float = field(default_factory=time.monotonic)
+    moved: float = field(default_factory=time.monotonic)
+    beat: Beat = field(default_factory=dict)
+    at_end: dict[tuple[int, int], float] = field(default_factory=dict)  # since when, by order
+
+    def hear(self, beat: Beat) -> None:
+        """Note a beat; anything that gets on, or no work at all, is a move."""
+        self.seen = time.monotonic()
+        if beat != self.beat or not beat:
+            self.beat, self.moved = beat, self.seen
+        ending = [(number, moves) for number, (moves, at_end) in beat.items() if at_end]
+        self.at_end = {order: self.at_end.get(order, self.seen) for order in ending}
+
+    def fault(self, patience: Patience) -> Loss | None:
+        """Why it should be given up, now that there is no beat to be heard.
+
+        A request may wait long for others' rows, but not once its own steps are done.
+        """
+        now = time.monotonic()
+        if now - self.seen > patience.silence:
+            return "silent"
+        oldest = min([self.moved, *self.at_end.values()])
+        return "hang" if now - oldest > patience.hang else None
+
+
 @dataclass(eq=False)
 class Order:
     """One request that is being drawn; messages on it come into `inbox`: (kind, content)."""
@@ -43,7 +72,7 @@ class Order:
 
 @dataclass(eq=False)
 class Child:
-    """One process and the ends of its two pipes; `seen` and `moved` are monotonic seconds.
+    """One process and the ends of its two pipes.
 
     A thread of its own hands what comes through `pipe` to the orders.
     """
@@ -53,13 +82,10 @@ class Child:
     beats: Connection
     capabilities: Capabilities
     measured: list[Measured]
-    seen: float = field(default_factory=time.monotonic)
-    moved: float = field(default_factory=time.monotonic)
-    beat: Beat = field(default_factory=dict)
+    pulse: Pulse = field(default_factory=Pulse)
     lost: bool = False
 
     def __post_init__(self) -> None:
-        self._ending: dict[tuple[int, int], float] = {}  # since when orders are at their last steps
         self._orders: dict[int, Order] = {}
         self._numbers = itertools.count()
         self.pid = self.process.pid
@@ -88,25 +114,6 @@ class Child:
             for order in list(self._orders.values()):
                 if order.request is request:
                     self.pipe.send(("cancel", order.number, None))
-
-    def hear(self, beat: Beat) -> None:
-        """Note a beat; anything that gets on, or no work at all, is a move."""
-        self.seen = time.monotonic()
-        if beat != self.beat or not beat:
-            self.beat, self.moved = beat, self.seen
-        at_end = [(number, moves) for number, (moves, at_end) in beat.items() if at_end]
-        self._ending = {order: self._ending.get(order, self.seen) for order in at_end}
-
-    def fault(self, patience: Patience) -> Loss | None:
-        """Why it should be given up, now that there is no beat to be heard.
-
-        A request may wait long for others' rows, but not once its own steps are done.
-        """
-        now = time.monotonic()
-        if now - self.seen > patience.silence:
-            return "silent"
-        oldest = min([self.moved, *self._ending.values()])
-        return "hang" if now - oldest > patience.hang else None
 
     def end(self) -> None:
         """Kill it; every order hears that it is lost."""

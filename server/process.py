@@ -51,7 +51,7 @@ class RemoteDevice:
         child = self._child
         if child is None or child.lost:
             return False
-        return time.monotonic() - child.seen < _QUIET_SECONDS
+        return time.monotonic() - child.pulse.seen < _QUIET_SECONDS
 
     @property
     def pid(self) -> int | None:
@@ -155,11 +155,11 @@ class RemoteDevice:
             try:
                 if child.beats.poll(0.1):
                     was_ready = self.is_ready
-                    child.hear(child.beats.recv())
+                    child.pulse.hear(child.beats.recv())
                     if not was_ready:
                         self.on_change()
                 else:
-                    reason = child.fault(self._patience)
+                    reason = child.pulse.fault(self._patience)
             except (EOFError, OSError):
                 reason = "died"
         if reason is not None:
