@@ -19,13 +19,13 @@ class Cancellation:
 
     def __init__(self) -> None:
         self.canceled = False
-        self._waits_at: threading.Condition | None = None
+        self._waits_at: list[threading.Condition] = []
 
     def cancel(self) -> None:
         """End the call, and every later one under the same watch."""
         self.canceled = True
         # Either the waiting thread sees `canceled`, or this one sees where it waits.
-        if (condition := self._waits_at) is not None:
+        for condition in list(self._waits_at):
             with condition:
                 condition.notify_all()
 
@@ -40,11 +40,11 @@ class Cancellation:
 
     def wait(self, condition: threading.Condition, ready: Callable[[], bool]) -> None:
         """As the function `wait` says, for this one."""
-        self._waits_at = condition
+        self._waits_at.append(condition)
         try:
             condition.wait_for(lambda: self.canceled or ready())
         finally:
-            self._waits_at = None
+            self._waits_at.remove(condition)
         if self.canceled:
             raise CanceledError("canceled by its caller")
 

@@ -246,7 +246,7 @@ class Worker:
         ticket.losses += 1
         logger.error("request %s: %s (%d)", ticket.request.request_id, error, ticket.losses)
         with self._changed:
-            if ticket.canceled_at is None and ticket.losses < MOST_LOSSES:
+            if self._alive and ticket.canceled_at is None and ticket.losses < MOST_LOSSES:
                 self._leave(ticket)
                 insort(self._waiting, ticket, key=lambda waiting: waiting.submitted)
                 return

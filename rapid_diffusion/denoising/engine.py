@@ -6,6 +6,7 @@ any step. See docs/engine.md.
 
 import copy
 import threading
+from bisect import insort
 from collections.abc import Callable, Iterable, Sequence
 
 import torch
@@ -59,6 +60,7 @@ class Engine:
         self._buckets: dict[tuple[object, ...], Bucket] = {}
         self._present: tuple[object, ...] | None = None  # the bucket that is being stepped
         self._arrived: list[Ticket] = []
+        self._callers = 0
         self._lock = threading.Lock()
         self._precise: Network | None = None
 
@@ -68,15 +70,20 @@ class Engine:
         with self._lock:
             return bool(self._arrived) or any(map(len, self._buckets.values()))
 
-    def submit(self, request: RowRequest) -> Ticket:
-        """Take a picture in; it joins at the next step boundary with enough free rows."""
+    def submit(self, request: RowRequest, behind: int = 0) -> Ticket:
+        """Take a picture in; it joins at the next step boundary with enough free rows.
+
+        `behind`: so many callers that come later go first. With 0, 1, 2 … for the pictures of one
+        caller, somebody who wants one picture waits for one of them only, and nobody for ever.
+        """
         needed = len(request.sentences)
         if self.rows != "fit" and needed > self.rows:
             raise InvalidRequestError(
                 "rows", f"{self.rows}; a guided picture takes {needed}, give the engine as many"
             )
-        ticket = Ticket(request)
         with self._lock:
+            self._callers += behind == 0
+            ticket = Ticket(request, self._callers + behind)
             self._arrived.append(ticket)
         return ticket
 
@@ -103,7 +110,7 @@ class Engine:
         with self._lock:
             while self._arrived:
                 ticket = self._arrived.pop(0)
-                self._bucket(ticket).waiting.append(ticket)
+                insort(self._bucket(ticket).waiting, ticket, key=_turn)
         gone = [ticket for bucket in self._buckets.values() for ticket in self._canceled(bucket)]
         self._forget_precise()
         return gone
@@ -167,7 +174,7 @@ class Engine:
             return False
         ticket.retried, ticket.step = True, 0
         try:
-            self._bucket(ticket).waiting.append(ticket)
+            insort(self._bucket(ticket).waiting, ticket, key=_turn)
         except (MemoryError, torch.OutOfMemoryError):  # no room for the copy: the NaN stands
             return False
         return True
@@ -237,6 +244,10 @@ def denoise(
             if callback is not None:
                 callback(news.step - 1, len(table), news.latents)
     return torch.stack(_results(call.tickets))
+
+
+def _turn(ticket: Ticket) -> int:
+    return ticket.turn
 
 
 def _sentence(states: TextStates, place: int) -> TextStates:

@@ -21,8 +21,8 @@ from rapid_diffusion.errors import CanceledError
 class Stepped(Protocol):
     """What is shared: an engine."""
 
-    def submit(self, request: RowRequest) -> Ticket:
-        """Take a row in."""
+    def submit(self, request: RowRequest, behind: int = 0) -> Ticket:
+        """Take a picture in, `behind` so many later callers."""
 
     def step(self) -> object:
         """Move every row."""
@@ -87,8 +87,8 @@ class Turns:
         try:
             with self._changed:
                 self._calls.append(call)
-                for request in requests:
-                    call.tickets.append(self._engine.submit(request))
+                for place, request in enumerate(requests):
+                    call.tickets.append(self._engine.submit(request, place))
                 call.over = not call.tickets
             yield call
         finally:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from rapid_diffusion import Cancellation
-from rapid_diffusion.denoising.engine import Engine, Guidance, denoise, row_noise
+from rapid_diffusion.denoising.engine import Engine, Guidance, RowRequest, denoise, row_noise
 from rapid_diffusion.denoising.samplers import flow_euler
 from rapid_diffusion.errors import CanceledError
 from rapid_diffusion.text.encoder import TextStates
@@ -183,6 +183,17 @@ def test_a_call_that_waits_for_a_row_is_canceled_without_a_step():
             waiting.result(60)
         assert torch.equal(holder.result(60), alone(2, 0, steps=6))
     assert (moved, engine.denoiser.calls) == ([], 6)
+
+
+def test_who_wants_one_picture_waits_for_one_of_those_who_want_many():
+    engine, table = Engine(Field(), rows=1), flow_euler(1)
+    engine.denoiser.engine = engine
+    engine.denoiser.company = 0
+    one = RowRequest(row_noise(0, SHAPE), TextStates(torch.ones(1, 1), torch.ones(1) > 0), table)
+    many = [engine.submit(one, place) for place in range(4)]
+    first, second = engine.submit(one), engine.submit(one)
+    ended = [engine.step()[0] for _ in range(6)]
+    assert ended == [many[0], many[1], first, many[2], second, many[3]]
 
 
 def test_200_callers_that_come_and_go_leave_nothing_behind():

@@ -170,7 +170,8 @@ class Fragile:
             self._inside[name] = lost
             if name == "poison":
                 for other in self._inside.values():
-                    other.set_exception(WorkerLostError("lost"))
+                    if not other.done():
+                        other.set_exception(WorkerLostError("lost"))
         try:
             lost.result(0.05)
         except TimeoutError:
