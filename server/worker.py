@@ -154,8 +154,6 @@ class Worker:
             except BaseException:
                 self._die(ticket)
                 raise
-            finally:
-                self._finish(ticket)
 
     def _take(self) -> Ticket | None:
         """The next in line, once it may begin; None where nothing is left to do."""
@@ -182,17 +180,21 @@ class Worker:
     def _is_over(self) -> bool:
         return not self._alive or (self._draining and not self._waiting)
 
-    def _finish(self, ticket: Ticket) -> None:
-        """It is not drawn any more, whether it is over or waits again."""
-        with self._changed:
-            self._leave(ticket)
-            self._count()
-            self._changed.notify_all()
+    def _finish(self, ticket: Ticket, *, lost: bool = False) -> bool:
+        """It is not drawn any more; whether it waits once more, in its old place.
 
-    def _leave(self, ticket: Ticket) -> None:
-        if ticket in self._running:
+        At one blow: another thread may take it up at once, and then it is that one's.
+        """
+        with self._changed:
             self._running.remove(ticket)
             self._company.change(-1)
+            hopeful = ticket.canceled_at is None and ticket.losses < MOST_LOSSES
+            again = lost and hopeful and self._alive
+            if again:
+                insort(self._waiting, ticket, key=lambda waiting: waiting.submitted)
+            self._count()
+            self._changed.notify_all()
+            return again
 
     def _die(self, ticket: Ticket) -> None:
         """Those who wait hear of it too; what other threads draw is finished."""
@@ -200,6 +202,7 @@ class Worker:
             self._alive = False
             orphans = [ticket, *self._waiting]
             self._waiting.clear()
+        self._finish(ticket)
         for orphan in orphans:
             self._fail(orphan, WorkerLostError("the worker has died"))
 
@@ -208,6 +211,14 @@ class Worker:
             self._changed.notify_all()
 
     def _run(self, ticket: Ticket) -> None:
+        try:
+            self._draw_and_tell(ticket)
+        except WorkerLostError as error:
+            self._draw_again(ticket, error)
+        else:
+            self._finish(ticket)
+
+    def _draw_and_tell(self, ticket: Ticket) -> None:
         """The worker's edge: whatever a run raises becomes a failed ticket and a traceback."""
         began = time.monotonic()
         ticket.publish(Started(began - ticket.submitted))
@@ -215,8 +226,8 @@ class Worker:
             result = self._draw(ticket)
         except (CanceledError, InvalidRequestError) as error:
             self._fail(ticket, error)
-        except WorkerLostError as error:
-            self._draw_again(ticket, error)
+        except WorkerLostError:
+            raise
         except Exception as error:
             logger.error("request %s failed", ticket.request.request_id, exc_info=error)
             self._fail(ticket, error)
@@ -245,11 +256,8 @@ class Worker:
         """Back to its place in the queue, unless it has cost too many devices or is unwanted."""
         ticket.losses += 1
         logger.error("request %s: %s (%d)", ticket.request.request_id, error, ticket.losses)
-        with self._changed:
-            if self._alive and ticket.canceled_at is None and ticket.losses < MOST_LOSSES:
-                self._leave(ticket)
-                insort(self._waiting, ticket, key=lambda waiting: waiting.submitted)
-                return
+        if self._finish(ticket, lost=True):
+            return
         wanted = Problem("worker_lost", values={"received": ticket.losses}, retry_after=10.0)
         unwanted = CanceledError("canceled when its worker was lost")
         self._fail(ticket, wanted if ticket.canceled_at is None else unwanted)
