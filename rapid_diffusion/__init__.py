@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from rapid_diffusion.canceling import Cancellation
     from rapid_diffusion.errors import (
         CanceledError,
         CheckpointError,
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CanceledError",
+    "Cancellation",
     "CheckpointError",
     "EntityWeight",
     "GenerationResult",
@@ -35,6 +37,7 @@ __all__ = [
 #: Where a public name lives, if not among the errors. They are imported when they are first asked
 #: for: torch alone takes seconds, which `rapid-diffusion --help` does not have.
 _HOMES = {
+    "Cancellation": "canceling",
     "EntityWeight": "text.entities",
     "GenerationResult": "rendering",
     "RapidDiffusionPipeline": "pipeline",

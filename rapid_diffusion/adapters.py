@@ -4,11 +4,13 @@ The change is added to the *same* parameter tensors and taken back by copying wh
 the model is the base's to the bit again, graphs that `torch.compile` made of the networks stay
 valid (weights are their inputs), and drawing costs nothing more than without an adapter. Adding the
 change takes milliseconds; a branch in every layer would cost that in every step.
+
+Calls of several threads that want the same change are drawn together; others wait at a gate.
 """
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import cached_property
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
@@ -18,6 +20,7 @@ from torch import nn
 from rapid_diffusion.checkpoints.adapter import AdapterCard, Changes, base_of, read_adapter
 from rapid_diffusion.denoising.compiled import has_folded_weights
 from rapid_diffusion.errors import CheckpointError, InvalidRequestError
+from rapid_diffusion.gate import Gate, Undo
 from rapid_diffusion.model_folder import Model
 from rapid_diffusion.request import check_adapter
 
@@ -29,6 +32,7 @@ class Adapters:
         self.model = model
         self.cards: dict[str, AdapterCard] = {}
         self._changes: dict[str, Changes] = {}
+        self._gate = Gate()
 
     @property
     def networks(self) -> dict[str, nn.Module]:
@@ -56,9 +60,17 @@ class Adapters:
     def applied(self, name: str | None, scale: float = 1.0) -> Iterator[None]:
         """Inside the block the networks are changed by `scale` times the adapter, if one is named.
 
-        Raises `InvalidRequestError` (field `adapter`) where the networks cannot be changed.
+        Waits for calls of other threads that want another change, in the order they came. Raises
+        `InvalidRequestError` (field `adapter`) where the networks cannot be changed.
         """
         changes = self._checked_changes(name)
+        # The changes themselves, not their name: an adapter may be loaded anew under it.
+        key = None if name is None else (id(changes), scale)
+        with self._gate.entered(key, partial(self._change, changes, scale)):
+            yield
+
+    def _change(self, changes: Changes, scale: float) -> Undo:
+        """Add `changes` to the weights; what is returned puts back what was there."""
         networks = self.networks
         parameters = [
             (networks[part].get_parameter(f"{module}.weight"), change)
@@ -66,15 +78,20 @@ class Adapters:
             for module, change in modules.items()
         ]
         before = [parameter.detach().clone() for parameter, _ in parameters]
+
+        @torch.no_grad()
+        def undo() -> None:
+            for (parameter, _), value in zip(parameters, before, strict=True):
+                parameter.copy_(value)
+
         try:
             with torch.no_grad():
                 for parameter, change in parameters:
                     parameter.copy_(parameter.float() + scale * change.change(parameter))
-            yield
-        finally:
-            with torch.no_grad():
-                for (parameter, _), value in zip(parameters, before, strict=True):
-                    parameter.copy_(value)
+        except BaseException:
+            undo()
+            raise
+        return undo
 
     def _checked_changes(self, name: str | None) -> Changes:
         if name is None:
@@ -93,12 +110,8 @@ class Adapters:
 class TakesAdapters:
     """The part of a pipeline that has to do with adapters."""
 
-    model: Model
     folder: Path | None
-
-    @cached_property
-    def _adapters(self) -> Adapters:
-        return Adapters(self.model)
+    _adapters: Adapters
 
     @property
     def adapters(self) -> Mapping[str, AdapterCard]:

@@ -19,8 +19,7 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import pad, scaled_dot_product_attention
 
 from rapid_diffusion.errors import InvalidRequestError, MissingDependencyError
 
@@ -191,8 +190,21 @@ def _sdpa(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Ten
 
 
 def _sdpa_flash(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-    with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
-        return scaled_dot_product_attention(query, key, value, attn_mask=mask)
+    """The kernel itself: `torch.nn.attention.sdpa_kernel` would pin it for all threads at once."""
+    if query.device.type == "cpu":
+        bias = None
+        if mask is not None:
+            bias = torch.zeros_like(mask, dtype=query.dtype).masked_fill_(~mask, -torch.inf)
+        seen: Tensor = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+            query, key, value, attn_mask=bias
+        )[0]
+        return seen
+    width = query.shape[-1]
+    padded = (pad(tensor, (0, -width % 8)) for tensor in (query, key, value))
+    output: Tensor = torch.ops.aten._scaled_dot_product_flash_attention(*padded, scale=width**-0.5)[
+        0
+    ]
+    return output[..., :width]
 
 
 def _flash_attn(query: Tensor, key: Tensor, value: Tensor, _mask: Tensor | None) -> Tensor:

@@ -2,7 +2,7 @@
 
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -13,6 +13,9 @@ from rapid_diffusion.denoising.samplers import SAMPLERS
 from rapid_diffusion.model_folder import Model
 from rapid_diffusion.version import __version__
 
+if TYPE_CHECKING:
+    from rapid_diffusion.denoising.engine import Engine
+
 
 class ModelFacts:
     """The properties of a pipeline that can be read without drawing anything."""
@@ -20,6 +23,7 @@ class ModelFacts:
     model: Model
     folder: Path | None
     device: torch.device
+    engine: "Engine | None"
 
     @property
     def name(self) -> str:
@@ -50,14 +54,18 @@ class ModelFacts:
     def origin(self) -> dict[str, Any]:
         """What pixels depend on besides the call: pictures carry it, so that they can be verified.
 
-        `knowledge` is the graph's version, None without a graph.
+        `knowledge` is the graph's version, None without a graph; `rows` those of a shared engine.
         """
+        rows = {} if self.engine is None else {"rows": self.engine.rows}
         packages = f"rapid-diffusion {__version__}, torch {torch.__version__}"
         return {
             "model": self.name,
             "digest": self.digest,
             "knowledge": None if self.graph is None else self.graph.version,
-            "engine": f"{packages}, {self.device}",
+            "engine": ", ".join(
+                [packages, str(self.device), *(f"rows {count}" for count in rows.values())]
+            ),
+            **rows,
         }
 
     @property

@@ -8,12 +8,20 @@ import torch
 from torch import Tensor
 
 from knowledge.graph import KnowledgeGraph
-from rapid_diffusion.adapters import TakesAdapters
+from rapid_diffusion.adapters import Adapters, TakesAdapters
 from rapid_diffusion.candidates import check_candidates
-from rapid_diffusion.denoising.engine import Guidance, StepCallback, denoise, row_noise
+from rapid_diffusion.denoising.engine import (
+    FIT_LIMIT,
+    Engine,
+    Guidance,
+    Rows,
+    StepCallback,
+    denoise,
+    row_noise,
+)
 from rapid_diffusion.denoising.samplers import SAMPLERS
 from rapid_diffusion.drawing import Images, draw, score, timed
-from rapid_diffusion.errors import NumericalError
+from rapid_diffusion.errors import InvalidRequestError, NumericalError
 from rapid_diffusion.facts import ModelFacts
 from rapid_diffusion.images.convert import model_to_unit, pixels_to_pillow
 from rapid_diffusion.model_folder import Model, Storage, find_model, load_model, save_model
@@ -34,6 +42,8 @@ class RapidDiffusionPipeline(ModelFacts, TakesAdapters):
         self.model = model
         self.folder = folder
         self.device = torch.device("cpu")
+        self.engine: Engine | None = None  # None: each call has its own
+        self._adapters = Adapters(model)
 
     @classmethod
     def from_pretrained(
@@ -60,10 +70,11 @@ class RapidDiffusionPipeline(ModelFacts, TakesAdapters):
 
         Weights are written as they are in memory, narrowed to `storage`.
         """
-        save_model(self.model, Path(folder), storage)
+        with self._adapters.applied(None):
+            save_model(self.model, Path(folder), storage)
 
     def to(self, device: str | torch.device, dtype: torch.dtype | None = None) -> Self:
-        """Move all networks; `dtype` changes the UNet and the upscaler only."""
+        """Move all networks, while nothing is drawn; `dtype`: of the UNet and the upscaler only."""
         self.device = checked_device(device)
         model = self.model
         model.text_encoder.to(self.device)
@@ -75,6 +86,19 @@ class RapidDiffusionPipeline(ModelFacts, TakesAdapters):
             if network is not None:
                 network.to(self.device, number_format)
                 network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return self if self.engine is None else self.share_engine(self.engine.rows)
+
+    def share_engine(self, rows: Rows | None = None) -> Self:
+        """Let calls of several threads share each call of the UNet, whenever they come.
+
+        `rows`: how many rows each has (docs/engine.md says what that costs): pixels then depend on
+        the request and on `rows`, never on who else draws. None: 2 on a CPU, 16 elsewhere. "fit":
+        as many as there are. Raises `InvalidRequestError` (field `rows`) for less than 2.
+        """
+        default = 2 if self.device.type == "cpu" else FIT_LIMIT
+        if rows == 1:
+            raise InvalidRequestError("rows", "1; a guided picture takes 2, give 2 or more")
+        self.engine = Engine(self.model.denoiser, default if rows is None else rows)
         return self
 
     def __call__(  # noqa: PLR0913 - the parameters of `diffusers` pipelines, all by keyword
@@ -202,7 +226,8 @@ class RapidDiffusionPipeline(ModelFacts, TakesAdapters):
     ) -> Tensor:
         """Noise and text states -> clean latents (B, C, h, w)."""
         table = SAMPLERS[request.scheduler](request.num_inference_steps, self.model.card.shift)
-        return denoise(self.model.denoiser, noise, states, table, guidance, callback, request.seeds)
+        draws = self.engine or self.model.denoiser
+        return denoise(draws, noise, states, table, guidance, callback, request.seeds)
 
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> Tensor:
@@ -227,7 +252,8 @@ class RapidDiffusionPipeline(ModelFacts, TakesAdapters):
         (N, H, W, 3), or pictures; brought to the size of a drawing first. One sentence serves all
         pictures. Raises `InvalidRequestError`, also where the model has no image tower.
         """
-        return score(self, images, prompts, knowledge)
+        with self._adapters.applied(None):
+            return score(self, images, prompts, knowledge)
 
     def render(
         self, rows: Iterable[str | Mapping[str, Any]], **parameters: Any

@@ -3,9 +3,11 @@
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rapid_diffusion import RapidDiffusionPipeline
+
+_FIT_ROWS = 16  # the most that "fit" lets into one call
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class Capabilities:
     attributions: str
     adapters: dict[str, dict[str, str]]
     most_candidates: int = 1
+    rows: int | Literal["fit"] | None = None  # of every call of the UNet; None: not shared
 
     @property
     def model(self) -> dict[str, str]:
@@ -39,6 +42,13 @@ class Capabilities:
     def engine(self) -> str:
         """What pixels depend on besides the request and the model."""
         return str(self.origin["engine"])
+
+    @property
+    def concurrency(self) -> int:
+        """How many requests to draw at once: guided ones as the rows hold, and one that decodes."""
+        if self.rows is None:
+            return 1
+        return (_FIT_ROWS if self.rows == "fit" else self.rows) // 2 + 1
 
 
 def read_capabilities(pipeline: RapidDiffusionPipeline) -> Capabilities:
@@ -56,6 +66,7 @@ def read_capabilities(pipeline: RapidDiffusionPipeline) -> Capabilities:
         defaults=dict(pipeline.default_parameters),
         knowledge_version=None if graph is None else graph.version,
         most_candidates=pipeline.most_candidates,
+        rows=None if pipeline.engine is None else pipeline.engine.rows,
         attributions="\n\n".join(filter(None, [*_whose(pipeline), read_notice()])),
         adapters={
             name: {"name": name, "title": card.name, "digest": card.digest, "license": card.license}

@@ -3,11 +3,11 @@
 `LocalDevice` and `server.process.RemoteDevice` look the same to the worker.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from rapid_diffusion import EntityWeight, GenerationResult, RapidDiffusionPipeline
+from rapid_diffusion import Cancellation, EntityWeight, GenerationResult, RapidDiffusionPipeline
 from rapid_diffusion.errors import NumericalError
 from server.admission import Measured
 from server.capabilities import Capabilities, read_capabilities
@@ -31,7 +31,10 @@ class WorkRequest:
 
 
 class Device(Protocol):
-    """Draws one request at a time; `on_change` is called when readiness may have changed."""
+    """Draws up to `capabilities.concurrency` requests at a time, for as many threads.
+
+    `on_change` is called when readiness may have changed.
+    """
 
     on_change: Callable[[], None]
 
@@ -48,32 +51,45 @@ class Device(Protocol):
         """Whether a request would be drawn now."""
 
     def draw(self, request: WorkRequest, after_step: AfterStep) -> GenerationResult:
-        """Draw; `after_step(step, steps)`, from 1, may raise. `WorkerLostError` where it died."""
+        """Draw; `WorkerLostError` where it died.
 
-    def cancel(self) -> None:
-        """Stop what is being drawn at its next step; harmless where nothing is."""
+        `after_step(step, steps)` may raise `CanceledError`. Steps count from 1; `after_step(0, 0)`
+        comes once `cancel` knows the request.
+        """
+
+    def cancel(self, request: WorkRequest) -> None:
+        """Stop drawing this very request, at the next step; harmless where it is not drawn."""
 
     def close(self) -> None:
         """End it; the last call."""
 
 
 class LocalDevice:
-    """A pipeline in this process; the worker's thread draws, and its step callback cancels."""
+    """A pipeline in this process, drawing in the worker's threads."""
 
     is_ready = True
     measured: Sequence[Measured] = ()
 
     def __init__(self, pipeline: RapidDiffusionPipeline) -> None:
         self._pipeline = pipeline
+        self._drawn: dict[int, Cancellation] = {}  # by identity: requests may be equal
         self.capabilities = read_capabilities(pipeline)
         self.on_change: Callable[[], None] = _nothing
 
     def draw(self, request: WorkRequest, after_step: AfterStep) -> GenerationResult:
         """As `Device` says."""
-        return draw(self._pipeline, request, after_step)
+        cancellation = self._drawn[id(request)] = Cancellation()
+        try:
+            after_step(0, 0)
+            with cancellation.watching():
+                return draw(self._pipeline, request, after_step)
+        finally:
+            del self._drawn[id(request)]
 
-    def cancel(self) -> None:
-        """Nothing to do: `after_step` raises where the worker was asked to stop."""
+    def cancel(self, request: WorkRequest) -> None:
+        """As `Device` says."""
+        if (cancellation := self._drawn.get(id(request))) is not None:
+            cancellation.cancel()
 
     def close(self) -> None:
         """Nothing to end."""
@@ -82,13 +98,25 @@ class LocalDevice:
 def draw(
     pipeline: RapidDiffusionPipeline, request: WorkRequest, after_step: AfterStep
 ) -> GenerationResult:
-    """Call the pipeline; raises what it raises, `NumericalError` for a picture of one colour."""
+    """Call the pipeline; raises what it raises, `NumericalError` for a picture of one colour.
+
+    Pictures of a request may go one after the other: a step is done when all of them have done it.
+    """
+    wanted = request.arguments
+    pictures = wanted.get("num_images_per_prompt", 1) * wanted.get("num_candidates", 1)
+    moved = 0
+
+    def tell(_step: int, steps: int, latents: Sized) -> None:
+        nonlocal moved
+        moved += len(latents)
+        after_step(min(steps, max(1, moved // pictures)), steps)
+
     result = pipeline(
         request.prompt,
         **request.arguments,
         knowledge=request.knowledge,
         output_type="numpy",
-        callback_on_step_end=lambda step, steps, _latents: after_step(step + 1, steps),
+        callback_on_step_end=tell,
     )
     for image in result.images:
         if image.min() == image.max():

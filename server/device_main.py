@@ -1,7 +1,7 @@
 """The worker's own process: loads the pipeline, draws what it is told, and shows that it lives.
 
-Three threads: the main one draws; one reads orders; one beats four times a second. A process that
-is stopped does not beat; one that hangs beats without getting on.
+Its threads: some draw, whose requests share each step; one reads orders; one beats four times a
+second. A process that is stopped does not beat; one that hangs beats without getting on.
 """
 
 import logging
@@ -10,11 +10,11 @@ import queue
 import signal
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, Literal
 
-from rapid_diffusion import RapidDiffusionPipeline
+from rapid_diffusion import Cancellation, RapidDiffusionPipeline
 from rapid_diffusion.errors import CanceledError
 from server.admission import Measured
 from server.capabilities import read_capabilities
@@ -24,6 +24,8 @@ from server.wire import pack_error
 BEAT_SECONDS = 0.25
 _SENTENCE = "一个苹果"
 Loader = Callable[[], RapidDiffusionPipeline]
+#: The orders in hand: for each how often it has got on, and whether all its steps are done.
+Beat = dict[int, tuple[int, bool]]
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +38,7 @@ class LoadPipeline:
     device: str | None
     threads: int | None
     adapters: tuple[tuple[str, str], ...] = ()  # name, folder
+    rows: int | Literal["fit"] | None = None  # as `share_engine` takes them
 
     def __call__(self) -> RapidDiffusionPipeline:
         """Raises `CheckpointError` where the model or an adapter cannot be loaded."""
@@ -46,41 +49,70 @@ class LoadPipeline:
         pipeline = RapidDiffusionPipeline.from_pretrained(self.model, device=self.device)
         for name, path in self.adapters:
             pipeline.load_adapter(path, name)
-        return pipeline
+        return pipeline.share_engine(self.rows)
+
+
+@dataclass
+class _Order:
+    """One request in hand, and how far it came."""
+
+    number: int
+    request: WorkRequest
+    cancellation: Cancellation = field(default_factory=Cancellation)
+    moves: int = 0
+    at_end: bool = False  # of its steps; decoding and enlarging are left
 
 
 class _Hands:
-    """What the threads share: orders, what was canceled, and how far the drawing came."""
+    """What the threads share: the pipe, the orders that wait, and those in hand by number."""
 
-    def __init__(self) -> None:
-        self.orders: queue.SimpleQueue[tuple[int, WorkRequest] | None] = queue.SimpleQueue()
-        self.canceled = -1  # orders up to this number
-        self.progress = 0
-        self.busy = False
+    def __init__(self, pipe: Connection) -> None:
+        self.pipe = pipe
+        self.waiting: queue.SimpleQueue[_Order] = queue.SimpleQueue()
+        self.in_hand: dict[int, _Order] = {}
+        self._sending = threading.Lock()
+
+    def send(self, number: int, kind: str, content: Any) -> None:
+        """One message to the server; from any thread."""
+        with self._sending:
+            self.pipe.send((number, kind, content))
+
+    def take(self, order: _Order) -> None:
+        """A new order."""
+        self.in_hand[order.number] = order
+        self.waiting.put(order)
+
+    def cancel(self, number: int) -> None:
+        """Give an order up, wherever it is; one that is over stays so."""
+        if (order := self.in_hand.get(number)) is not None:
+            order.cancellation.cancel()
+
+    def beat(self) -> Beat:
+        """How everything in hand gets on."""
+        return {order.number: (order.moves, order.at_end) for order in list(self.in_hand.values())}
 
 
 def serve_device(orders: Connection, beats: Connection, load: Loader) -> None:
-    """The process: until `end` is ordered or the other end is gone."""
-    # Both go to the whole group or tree; the server drains and then ends this process.
+    """The process: until it is killed or the other end is gone."""
+    # Both go to the whole group or tree; the server drains and then kills this process.
     for ignored in (signal.SIGINT, signal.SIGTERM):
         signal.signal(ignored, signal.SIG_IGN)
-    hands = _Hands()
+    hands = _Hands(orders)
     # From the first moment, so that a process whose server was killed does not stay behind.
     threading.Thread(target=_read, args=(orders, hands), daemon=True).start()
     try:
         pipeline = load()
-        orders.send(("ready", (read_capabilities(pipeline), _measure(pipeline))))
+        able = read_capabilities(pipeline)
+        orders.send(("ready", (able, _measure(pipeline))))
     except Exception as error:
         logger.error("the model could not be loaded", exc_info=error)
         orders.send(("failed", pack_error(error)))
         return
     threading.Thread(target=_beat, args=(beats, hands), daemon=True).start()
-    while (order := hands.orders.get()) is not None:
-        number, request = order
-        hands.busy = True
-        orders.send((number, *_answer(pipeline, number, request, orders, hands)))
-        hands.busy = False
-        hands.progress += 1
+    # Threads that stay: each keeps its own pool of OpenMP threads.
+    for _ in range(able.concurrency - 1):
+        threading.Thread(target=_draw, args=(pipeline, hands), daemon=True).start()
+    _draw(pipeline, hands)
 
 
 def _measure(pipeline: RapidDiffusionPipeline) -> list[Measured]:
@@ -91,28 +123,35 @@ def _measure(pipeline: RapidDiffusionPipeline) -> list[Measured]:
     return [Measured(arguments, drawn.timings)]
 
 
+def _draw(pipeline: RapidDiffusionPipeline, hands: _Hands) -> None:
+    """A thread that draws one order after the other."""
+    try:
+        while True:
+            order = hands.waiting.get()
+            hands.send(order.number, *_answer(pipeline, order, hands))
+            del hands.in_hand[order.number]
+    except BaseException as error:  # the order would be in hand for ever
+        logger.critical("a thread of the worker has died", exc_info=error)
+        os._exit(1)
+
+
 def _answer(
-    pipeline: RapidDiffusionPipeline,
-    number: int,
-    request: WorkRequest,
-    orders: Connection,
-    hands: _Hands,
-) -> tuple[str, Any]:
+    pipeline: RapidDiffusionPipeline, order: _Order, hands: _Hands
+) -> tuple[Literal["done", "failed"], Any]:
     """The worker's edge: a result, or whatever the run raised, with its traceback in the log."""
 
     def after_step(step: int, steps: int) -> None:
-        hands.progress += 1
-        if number <= hands.canceled:
-            raise CanceledError(f"canceled after step {step} of {steps}")
-        orders.send((number, "step", (step, steps)))
+        order.moves, order.at_end = order.moves + 1, step == steps
+        hands.send(order.number, "step", (step, steps))
 
     try:
-        if number <= hands.canceled:
+        if order.cancellation.canceled:
             raise CanceledError("canceled before its first step")
-        return "done", draw(pipeline, request, after_step)
+        with order.cancellation.watching():
+            return "done", draw(pipeline, order.request, after_step)
     except Exception as error:
         if not isinstance(error, CanceledError):
-            logger.error("request %s failed", request.request_id, exc_info=error)
+            logger.error("request %s failed", order.request.request_id, exc_info=error)
         return "failed", pack_error(error)
 
 
@@ -120,7 +159,7 @@ def _beat(beats: Connection, hands: _Hands) -> None:
     pause = threading.Event()
     while True:
         try:
-            beats.send((hands.busy, hands.progress))
+            beats.send(hands.beat())
         except OSError:  # the server is gone
             os._exit(1)
         pause.wait(BEAT_SECONDS)
@@ -133,6 +172,6 @@ def _read(orders: Connection, hands: _Hands) -> None:
         except (EOFError, OSError):  # the server is gone: nobody waits for what is being drawn
             os._exit(1)
         if kind == "cancel":
-            hands.canceled = max(hands.canceled, number)
+            hands.cancel(number)
         else:
-            hands.orders.put((number, request) if kind == "draw" else None)
+            hands.take(_Order(number, request))

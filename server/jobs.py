@@ -25,7 +25,6 @@ from server.results import ResultStore, lock_state
 from server.settings import Settings
 from server.worker import Worker
 
-_AT_ONCE = 2  # while one is encoded and stored, the next is drawn
 _RETRY_SECONDS = 0.25  # how long to leave a worker alone that takes nothing
 _SWEEP_SECONDS = 60.0
 _MOST_ATTEMPTS = 50  # a job that was interrupted so often is what ends the server
@@ -224,7 +223,8 @@ class Jobs:
 
     async def _feed(self) -> None:
         """For ever: when the worker has a place for a job, give it the next one."""
-        places = asyncio.Semaphore(_AT_ONCE)
+        # While one is encoded and stored, the next is drawn.
+        places = asyncio.Semaphore(self._able.concurrency + 1)
         while True:
             await places.acquire()
             while not self._waiting or self._worker.obstacle is not None:

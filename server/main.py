@@ -38,7 +38,11 @@ def run(settings: Settings) -> None:
 
 def _open_pipeline(settings: Settings) -> RapidDiffusionPipeline | RemoteDevice:
     load = LoadPipeline(
-        settings.model, settings.device, settings.threads, tuple(settings.adapters.items())
+        settings.model,
+        settings.device,
+        settings.threads,
+        tuple(settings.adapters.items()),
+        settings.rows,
     )
     if not settings.worker_process:
         return load()

@@ -1,20 +1,17 @@
 """A pipeline in a process of its own: started, watched, and started again when it is lost."""
 
-import contextlib
 import logging
 import multiprocessing
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
-from multiprocessing.process import BaseProcess
-from typing import Literal
 
 from rapid_diffusion import GenerationResult
 from rapid_diffusion.errors import CanceledError
 from server.admission import Measured
 from server.capabilities import Capabilities
+from server.child import Child, Loss, Patience, end_process
 from server.device import AfterStep, WorkerLostError, WorkRequest
 from server.device_main import Loader, serve_device
 from server.wire import unpack_error
@@ -22,57 +19,10 @@ from server.wire import unpack_error
 _LOAD_SECONDS = 600.0
 _LONGEST_PAUSE = 30.0
 _QUIET_SECONDS = 1.5  # without a beat for so long, it is not called ready
-Loss = Literal["died", "silent", "hang", "unloadable"]
+
+__all__ = ["Patience", "RemoteDevice"]
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Patience:
-    """When a process is given up: no beat (stopped), or beats without a step (a hang); seconds.
-
-    `hang` must be longer than the longest step, and than decoding and enlarging a picture.
-    """
-
-    silence: float = 15.0
-    hang: float = 120.0
-
-
-@dataclass
-class _Child:
-    """One process and the ends of its two pipes; `seen` and `moved` are monotonic seconds."""
-
-    process: BaseProcess
-    orders: Connection
-    beats: Connection
-    capabilities: Capabilities
-    measured: list[Measured]
-    seen: float = field(default_factory=time.monotonic)
-    moved: float = field(default_factory=time.monotonic)
-    beat: tuple[bool, int] = (False, -1)
-    lost: bool = False
-
-    def hear(self, beat: tuple[bool, int]) -> None:
-        """Note a beat; work that gets on, or no work at all, is a move."""
-        self.seen = time.monotonic()
-        if beat != self.beat or not beat[0]:
-            self.beat, self.moved = beat, self.seen
-
-    def fault(self, patience: Patience) -> Loss | None:
-        """Why it should be given up, now that there is no beat to be heard."""
-        now = time.monotonic()
-        if now - self.seen > patience.silence:
-            return "silent"
-        return "hang" if now - self.moved > patience.hang else None
-
-
-def _end(process: BaseProcess, *connections: Connection) -> None:
-    """Kill it and close everything."""
-    process.kill()
-    process.join()
-    process.close()
-    for connection in connections:
-        connection.close()
 
 
 class RemoteDevice:
@@ -82,10 +32,8 @@ class RemoteDevice:
         self._load, self._patience = load, patience
         self.on_change: Callable[[], None] = lambda: None
         self.on_loss: Callable[[Loss], None] = lambda _: None
-        self._child: _Child | None = None
-        self._number = 0
+        self._child: Child | None = None
         self._closing = threading.Event()
-        self._sending = threading.Lock()
         self._thread = threading.Thread(target=self._supervise, name="supervisor", daemon=True)
         self._context = multiprocessing.get_context("forkserver")
         # Imported once in a clean process that forks each worker: a restart costs a model load.
@@ -103,62 +51,53 @@ class RemoteDevice:
         child = self._child
         if child is None or child.lost:
             return False
-        return time.monotonic() - child.seen < _QUIET_SECONDS
+        return time.monotonic() - child.pulse.seen < _QUIET_SECONDS
 
     @property
     def pid(self) -> int | None:
         """The process that draws now."""
         child = self._child
-        return None if child is None else child.process.pid
+        return None if child is None else child.pid
 
     def draw(self, request: WorkRequest, after_step: AfterStep) -> GenerationResult:
-        """As `Device` says; called by one thread."""
+        """As `Device` says."""
         child = self._child
         if child is None:
             raise WorkerLostError("there is no worker process")
-        self._number += 1
-        try:
-            with self._sending:
-                child.orders.send(("draw", self._number, request))
-            return self._follow(child, after_step)
-        except (EOFError, OSError) as error:
-            child.lost = True  # before the supervisor knows: the next request must not go there
-            raise WorkerLostError("the worker process was lost while it drew") from error
+        order = child.send(request)
+        order.inbox.put(("step", (0, 0)))
+        stopped = False
+        while True:
+            kind, content = order.inbox.get()
+            if kind == "lost":
+                raise WorkerLostError("the worker process was lost while it drew")
+            if kind == "failed":
+                raise unpack_error(content)
+            if kind == "done":
+                result: GenerationResult = content
+                return result
+            try:
+                if not stopped:
+                    after_step(*content)
+            except CanceledError:  # its own word comes back as the failure
+                stopped = True
+                child.cancel(request)
 
-    def cancel(self) -> None:
+    def cancel(self, request: WorkRequest) -> None:
         """As `Device` says."""
         child = self._child
         if child is not None:
-            with self._sending, contextlib.suppress(OSError):
-                child.orders.send(("cancel", self._number, None))
+            child.cancel(request)
 
     def close(self) -> None:
         """End the process; it draws nothing any more by then."""
         self._closing.set()
         self._thread.join()
         if self._child is not None:
-            _end(self._child.process, self._child.orders, self._child.beats)
+            self._child.end()
             self._child = None
 
-    def _follow(self, child: _Child, after_step: AfterStep) -> GenerationResult:
-        """The process's messages on the request in hand, to the last one."""
-        stopped: CanceledError | None = None
-        while True:
-            number, kind, content = child.orders.recv()
-            assert number == self._number, "a process answers one order at a time"
-            if kind == "failed":
-                raise unpack_error(content)
-            if kind == "done":
-                result: GenerationResult = content
-                return result
-            if stopped is None:
-                try:
-                    after_step(*content)
-                except CanceledError as error:
-                    stopped = error
-                    self.cancel()
-
-    def _spawn(self) -> _Child:
+    def _spawn(self) -> Child:
         orders, their_orders = self._context.Pipe()
         beats, their_beats = self._context.Pipe()
         process = self._context.Process(
@@ -168,9 +107,9 @@ class RemoteDevice:
         their_orders.close()
         their_beats.close()
         try:
-            return _Child(process, orders, beats, *self._loaded(orders))
+            return Child(process, orders, beats, *self._loaded(orders))
         except BaseException:
-            _end(process, orders, beats)
+            end_process(process, orders, beats)
             raise
 
     def _loaded(self, orders: Connection) -> tuple[Capabilities, list[Measured]]:
@@ -209,23 +148,21 @@ class RemoteDevice:
             return "unloadable"
         return None
 
-    def _watch(self, child: _Child) -> Loss | None:
+    def _watch(self, child: Child) -> Loss | None:
         """Hear beats until there is a reason to give the process up; None when closing."""
         reason: Loss | None = None
         while reason is None and not self._closing.is_set():
             try:
                 if child.beats.poll(0.1):
                     was_ready = self.is_ready
-                    child.hear(child.beats.recv())
+                    child.pulse.hear(child.beats.recv())
                     if not was_ready:
                         self.on_change()
                 else:
-                    reason = child.fault(self._patience)
+                    reason = child.pulse.fault(self._patience)
             except (EOFError, OSError):
                 reason = "died"
         if reason is not None:
             self._child = None
-            # The pipes stay open until the thread that draws has seen their other end close.
-            child.process.kill()
-            child.process.join()
+            child.end()
         return reason

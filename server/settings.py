@@ -3,7 +3,7 @@
 import ipaddress
 import re
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -30,6 +30,9 @@ class Settings(BaseSettings):
     )
     device: str | None = Field(None, description="cpu, cuda, cuda:1 …; None chooses")
     threads: int | None = Field(None, ge=1, le=1024, description="CPU threads; None leaves torch's")
+    rows: Literal["fit"] | Annotated[int, Field(ge=2, le=256)] | None = Field(
+        None, description="rows of every call of the UNet, whoever draws; None: 2 on a CPU, else 16"
+    )
     queue_size: int = Field(16, ge=1, le=10_000, description="requests that may wait")
     queue_seconds: float = Field(120.0, gt=0, description="seconds of work that may wait")
     body_limit: int = Field(65_536, ge=1024, le=65_536, description="bytes of a request's body")

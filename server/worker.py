@@ -1,6 +1,7 @@
 """The worker: one queue and the device that empties it; routes know `submit`, `cancel`, `events`.
 
-A request whose device died under it is drawn again, from the same seed.
+A request whose device died under it is drawn again, from the same seed; the last time alone, so
+that nobody pays for what another one's request does to the device.
 """
 
 import asyncio
@@ -8,96 +9,52 @@ import logging
 import math
 import threading
 import time
+from bisect import insort
 from collections import deque
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from rapid_diffusion import GenerationResult
 from rapid_diffusion.errors import CanceledError, InvalidRequestError
-from server.admission import Estimator, Measured
+from server.admission import Company, Estimator, Measured
 from server.device import Device, WorkerLostError, WorkRequest
 from server.errors import Problem
 from server.metrics import Metrics
+from server.tickets import Event, Failed, Progress, Started, Succeeded, Ticket
+
+__all__ = ["Event", "Failed", "Progress", "Started", "Succeeded", "Ticket", "Worker"]
 
 MOST_LOSSES = 3  # so often a request may lose its device before it is taken for the cause
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Started:
-    """The picture is being drawn; `queue_seconds` is how long it waited."""
-
-    queue_seconds: float
-
-
-@dataclass(frozen=True)
-class Progress:
-    """`step` of `steps` is done (both count from 1)."""
-
-    step: int
-    steps: int
-
-
-@dataclass(frozen=True)
-class Succeeded:
-    """Terminal: the result, its images one (N, H, W, 3) uint8 array."""
-
-    result: GenerationResult
-    queue_seconds: float
-
-
-@dataclass(frozen=True)
-class Failed:
-    """Terminal: the error that ended it; `CanceledError` where the caller asked for the end."""
-
-    error: BaseException
-
-
-Event = Started | Progress | Succeeded | Failed
-
-
-@dataclass(eq=False)
-class Ticket:
-    """One accepted request. Routes hand it back to the worker and look at nothing inside."""
-
-    request: WorkRequest
-    loop: asyncio.AbstractEventLoop
-    submitted: float = field(default_factory=time.monotonic)
-    outbox: "asyncio.Queue[Event]" = field(default_factory=asyncio.Queue)
-    canceled_at: float | None = None
-    losses: int = 0
-
-    def publish(self, event: Event) -> None:
-        """Hand an event to the event loop, from any thread."""
-        try:
-            self.loop.call_soon_threadsafe(self.outbox.put_nowait, event)
-        except RuntimeError:  # the loop is closed: the server is gone, and so is the listener
-            logger.info("request %s: nobody is left to hear its end", self.request.request_id)
-
-
 class Worker:
-    """A bounded queue and the thread that empties it, one request at a time, first come first."""
+    """A bounded queue and the threads that empty it, first come first; each draws one request."""
 
     def __init__(
         self, device: Device, queue_size: int, metrics: Metrics, queue_seconds: float = 120.0
     ) -> None:
         self._device, self._queue_size, self._metrics = device, queue_size, metrics
         self._waiting: deque[Ticket] = deque()
-        self._running: Ticket | None = None
+        self._running: list[Ticket] = []
+        self._company = Company()
         self._changed = threading.Condition()
         self._alive = False
         self._draining = False
         self._queue_seconds = queue_seconds
         self._estimator = Estimator(device.capabilities.defaults, device.measured)
-        self._thread = threading.Thread(target=self._main, name="worker", daemon=True)
+        self._threads = [
+            threading.Thread(target=self._main, name=f"worker-{number}", daemon=True)
+            for number in range(device.capabilities.concurrency)
+        ]
 
     def start(self) -> None:
-        """Start the thread; once."""
+        """Start the threads; once."""
         self._alive = True
         self._device.on_change = self._look
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
 
     @property
     def obstacle(self) -> Problem | None:
@@ -114,9 +71,9 @@ class Worker:
         return self._draining
 
     def predict(self, arguments: Mapping[str, Any]) -> float:
-        """Seconds that a request with these arguments would take."""
+        """Seconds of the device that a request with these arguments would take."""
         with self._changed:
-            return self._estimator.predict(arguments)
+            return self._estimator.share(arguments)
 
     @property
     def work_seconds(self) -> float:
@@ -151,8 +108,8 @@ class Worker:
         """
         with self._changed:
             ticket.canceled_at = ticket.canceled_at or time.monotonic()
-            if ticket is self._running:
-                self._device.cancel()  # under the lock: the next one cannot begin meanwhile
+            if ticket in self._running:
+                self._device.cancel(ticket.request)
             if ticket not in self._waiting:
                 return
             self._waiting.remove(ticket)
@@ -179,52 +136,89 @@ class Worker:
         self.drain()
         with self._changed:
             idle = self._changed.wait_for(
-                lambda: not self._waiting and self._running is None, timeout=seconds
+                lambda: not self._waiting and not self._running, timeout=seconds
             )
-            left = [] if idle else [*self._waiting, *filter(None, [self._running])]
+            left = [] if idle else [*self._waiting, *self._running]
         for ticket in left:
             self.cancel(ticket)
-        self._thread.join(timeout=10.0)
+        due = time.monotonic() + 10.0
+        for thread in self._threads:
+            thread.join(timeout=max(0.0, due - time.monotonic()))
         self._device.close()  # takes what hangs with it
 
     def _main(self) -> None:
-        """The thread: until drained. If it ends any other way, every request hears of it."""
-        try:
-            while (ticket := self._take()) is not None:
+        """A thread: until drained. If it ends any other way, no request is taken any more."""
+        while (ticket := self._take()) is not None:
+            try:
                 self._run(ticket)
-                self._finish()
-        finally:
-            with self._changed:
-                self._alive = False
-                orphans = [*filter(None, [self._running]), *self._waiting]
-                self._running = None
-                self._waiting.clear()
-                self._count()
-                self._changed.notify_all()
-            for ticket in orphans:
-                self._fail(ticket, WorkerLostError("the worker has died"))
+            except BaseException:
+                self._die(ticket)
+                raise
 
     def _take(self) -> Ticket | None:
+        """The next in line, once it may begin; None where nothing is left to do."""
         with self._changed:
-            self._changed.wait_for(self._has_work_or_is_done)
-            self._running = self._waiting.popleft() if self._waiting else None
+            self._changed.wait_for(lambda: self._may_begin() or self._is_over())
+            if not self._may_begin():
+                return None
+            self._company.change(+1)
+            ticket = self._waiting.popleft()
+            ticket.company = self._company.begin()
+            self._running.append(ticket)
             self._count()
-            return self._running
+            return ticket
 
-    def _has_work_or_is_done(self) -> bool:
-        return self._device.is_ready if self._waiting else self._draining
+    def _may_begin(self) -> bool:
+        """Whether the next in line may: a request on its last try and others never meet."""
+        if not (self._alive and self._waiting and self._device.is_ready):
+            return False
+        last_try = MOST_LOSSES - 1
+        if self._waiting[0].losses >= last_try:
+            return not self._running
+        return all(ticket.losses < last_try for ticket in self._running)
 
-    def _finish(self) -> None:
+    def _is_over(self) -> bool:
+        return not self._alive or (self._draining and not self._waiting)
+
+    def _finish(self, ticket: Ticket, *, lost: bool = False) -> bool:
+        """It is not drawn any more; whether it waits once more, in its old place.
+
+        At one blow: another thread may take it up at once, and then it is that one's.
+        """
         with self._changed:
-            self._running = None
+            self._running.remove(ticket)
+            self._company.change(-1)
+            hopeful = ticket.canceled_at is None and ticket.losses < MOST_LOSSES
+            again = lost and hopeful and self._alive
+            if again:
+                insort(self._waiting, ticket, key=lambda waiting: waiting.submitted)
             self._count()
             self._changed.notify_all()
+            return again
+
+    def _die(self, ticket: Ticket) -> None:
+        """Those who wait hear of it too; what other threads draw is finished."""
+        with self._changed:
+            self._alive = False
+            orphans = [ticket, *self._waiting]
+            self._waiting.clear()
+        self._finish(ticket)
+        for orphan in orphans:
+            self._fail(orphan, WorkerLostError("the worker has died"))
 
     def _look(self) -> None:
         with self._changed:
             self._changed.notify_all()
 
     def _run(self, ticket: Ticket) -> None:
+        try:
+            self._draw_and_tell(ticket)
+        except WorkerLostError as error:
+            self._draw_again(ticket, error)
+        else:
+            self._finish(ticket)
+
+    def _draw_and_tell(self, ticket: Ticket) -> None:
         """The worker's edge: whatever a run raises becomes a failed ticket and a traceback."""
         began = time.monotonic()
         ticket.publish(Started(began - ticket.submitted))
@@ -232,36 +226,38 @@ class Worker:
             result = self._draw(ticket)
         except (CanceledError, InvalidRequestError) as error:
             self._fail(ticket, error)
-        except WorkerLostError as error:
-            self._draw_again(ticket, error)
+        except WorkerLostError:
+            raise
         except Exception as error:
             logger.error("request %s failed", ticket.request.request_id, exc_info=error)
             self._fail(ticket, error)
         else:
             with self._changed:
-                self._estimator.observe(Measured(ticket.request.arguments, result.timings))
+                together = self._company.since(ticket.company)
+                run = Measured(ticket.request.arguments, result.timings, together)
+                self._estimator.observe(run)
             self._metrics.observe_result(result, began - ticket.submitted)
             ticket.publish(Succeeded(result, began - ticket.submitted))
 
     def _draw(self, ticket: Ticket) -> GenerationResult:
-        def after_step(step: int, steps: int) -> None:
-            if ticket.canceled_at is not None:
-                raise CanceledError(f"canceled after step {step} of {steps}")
-            ticket.publish(Progress(step, steps))
+        told = 0
 
-        if ticket.canceled_at is not None:
-            raise CanceledError("canceled before its first step")
+        def after_step(step: int, steps: int) -> None:
+            nonlocal told
+            if ticket.canceled_at is not None:
+                raise CanceledError(f"canceled after {step} steps")
+            if step > told:
+                told = step
+                ticket.publish(Progress(step, steps))
+
         return self._device.draw(ticket.request, after_step)
 
     def _draw_again(self, ticket: Ticket, error: WorkerLostError) -> None:
-        """Back to the head of the queue, unless it has cost too many devices or is unwanted."""
+        """Back to its place in the queue, unless it has cost too many devices or is unwanted."""
         ticket.losses += 1
         logger.error("request %s: %s (%d)", ticket.request.request_id, error, ticket.losses)
-        with self._changed:
-            if ticket.canceled_at is None and ticket.losses < MOST_LOSSES:
-                self._running = None
-                self._waiting.appendleft(ticket)
-                return
+        if self._finish(ticket, lost=True):
+            return
         wanted = Problem("worker_lost", values={"received": ticket.losses}, retry_after=10.0)
         unwanted = CanceledError("canceled when its worker was lost")
         self._fail(ticket, wanted if ticket.canceled_at is None else unwanted)
@@ -286,10 +282,10 @@ class Worker:
         return Problem("overloaded", values=values, retry_after=max(1.0, late or ahead))
 
     def _work_seconds(self) -> float:
-        taken = [*self._waiting, *filter(None, [self._running])]
-        return sum(self._estimator.predict(ticket.request.arguments) for ticket in taken)
+        taken = [*self._waiting, *self._running]
+        return sum(self._estimator.share(ticket.request.arguments) for ticket in taken)
 
     def _count(self) -> None:
-        self._metrics.running.set(self._running is not None)
+        self._metrics.running.set(len(self._running))
         self._metrics.waiting.set(len(self._waiting))
         self._metrics.work_seconds.set(self._work_seconds())

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rapid_diffusion import cli
+from rapid_diffusion import RapidDiffusionPipeline, cli
 from rapid_diffusion.images.label import read_labels
 from rapid_diffusion.images.saving import save_image
 
@@ -68,6 +68,18 @@ def test_what_is_not_as_it_was_is_named(drawn, verify):
     assert code == 0
     assert "digest was sha256:00, is sha256:" in out
     assert "engine was torch 1, is rapid-diffusion" in out
+
+
+def test_a_picture_of_a_shared_engine_is_drawn_again_with_its_rows(
+    verify, micro_model_folder, tmp_path
+):
+    pipe = RapidDiffusionPipeline.from_pretrained(micro_model_folder).share_engine(rows=8)
+    result = pipe("老虎", seed=7, guidance_scale=1.0, output_type="numpy")
+    facts = result.parameters | {"prompt": "老虎", "seed": 7} | pipe.origin
+    for rows, code in ((8, 0), (10**9, 2), ("many", 2)):
+        text = {"parameters": json.dumps(facts | {"rows": rows})}
+        save_image(tmp_path / "a.png", result.images[0], text)
+        assert verify(str(tmp_path / "a.png"))[0] == code
 
 
 def test_an_adapter_has_to_be_given(drawn, verify, micro_adapter_folder):

@@ -20,6 +20,9 @@ OutputOption = Annotated[
         "-o", "--output", help="FILE.png (.jpg, .webp) for one picture, a folder for several."
     ),
 ]
+CandidatesOption = Annotated[
+    int, typer.Option(help="Draw each picture so many times and keep the best match.", min=1)
+]
 GraphOption = Annotated[
     Path | None,
     typer.Option(help="A graph to link to instead of the model's own (`python -m knowledge`)."),
@@ -49,9 +52,7 @@ def generate(
         int | None, typer.Option(help="Enlarge the drawing: 1, or the upscaler's factor.")
     ] = None,
     count: Annotated[int, typer.Option(help="Pictures per prompt.", min=1)] = 1,
-    candidates: Annotated[
-        int, typer.Option(help="Draw each picture so many times and keep the best match.", min=1)
-    ] = 1,
+    candidates: CandidatesOption = 1,
     adapter: AdapterOption = None,
     adapter_scale: ScaleOption = None,
     graph: GraphOption = None,

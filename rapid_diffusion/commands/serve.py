@@ -15,6 +15,9 @@ def serve(
     port: Annotated[int | None, typer.Option(help="Port; 0 takes a free one.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 …")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads of the model.")] = None,
+    rows: Annotated[
+        str | None, typer.Option(help="Rows of each call of the UNet, a number or fit.")
+    ] = None,
     adapter: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME=PATH", help="An adapter folder, and what requests call it."),
@@ -35,7 +38,7 @@ def serve(
             " pip install 'rapid-diffusion[server]'"
         ) from error
     given: dict[str, Any] = {"model": model, "host": host, "port": port}
-    given |= {"device": device, "threads": threads, "state": state}
+    given |= {"device": device, "threads": threads, "rows": rows, "state": state}
     if adapter:
         given["adapters"] = dict(map(_named_path, adapter))
     run(_settings({name: value for name, value in given.items() if value is not None}))

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -53,6 +53,8 @@ def verify(
     pipe = RapidDiffusionPipeline.from_pretrained(
         model or str(told.get("model", "emoji-zh")), knowledge=graph
     )
+    if told.get("rows") is not None:
+        pipe.share_engine(_rows(told["rows"]))
     report: dict[str, Any] = {"file": str(file), "changed": changes(pipe, told)}
     report |= difference(pixels_of(file), draw_again(pipe, told, adapter))
     report["same"] = report["largest_difference"] <= tolerance
@@ -111,6 +113,15 @@ def draw_again(
     )
     picture: Pixels = drawn.images[0]
     return picture
+
+
+def _rows(told: object) -> "int | Literal['fit']":
+    """Those of the engine that drew it; a file may say anything, and memory is asked for them."""
+    if told == "fit":
+        return "fit"
+    if isinstance(told, int) and 2 <= told <= 256:
+        return told
+    raise InvalidRequestError("file", f"says rows {told!r}; allowed: 2 to 256, or 'fit'")
 
 
 def _knowledge(entities: object) -> "bool | list[EntityWeight]":

@@ -51,6 +51,7 @@ class Bucket:
         self.network, self.rows, self.device = network, rows, device
         self.waiting: deque[Ticket] = deque()
         self.seats: list[Seat] = []
+        self.sitting_down: Ticket | None = None
         self._drafts_of = network.drafts if isinstance(network, Denoiser) else None
         channels, height, width, length, dimension = key
         shapes = {
@@ -69,11 +70,14 @@ class Bucket:
     def __len__(self) -> int:
         return len(self.waiting) + len(self.seats)
 
+    @property
+    def tickets(self) -> list[Ticket]:
+        """All, those who wait first."""
+        return [*self.waiting, *(seat.ticket for seat in self.seats)]
+
     def leave(self, gone: Callable[[Ticket], bool]) -> list[Ticket]:
         """Take out, waiting or seated, every ticket that is `gone`."""
-        left = [t for t in self.waiting if gone(t)] + [
-            seat.ticket for seat in self.seats if gone(seat.ticket)
-        ]
+        left = [ticket for ticket in self.tickets if gone(ticket)]
         if left:
             self.waiting = deque(t for t in self.waiting if t not in left)
             for seat in [seat for seat in self.seats if seat.ticket in left]:
@@ -84,14 +88,20 @@ class Bucket:
         """Give slots to those who wait, first come first served."""
         taken = sum(len(seat.slots) for seat in self.seats)
         limit, coming = FIT_LIMIT if self.rows == "fit" else int(self.rows), list[Ticket]()
-        while self.waiting and taken + len(self.waiting[0].request.sentences) <= limit:
-            coming.append(self.waiting.popleft())
-            taken += len(coming[-1].request.sentences)
+        for ticket in self.waiting:
+            if taken + len(ticket.request.sentences) > limit:
+                break
+            coming.append(ticket)
+            taken += len(ticket.request.sentences)
         if self.rows == "fit" and taken != len(self._bad):
             self._close_ranks(taken)
         free = iter(sorted(set(range(len(self._bad))).difference(*(s.slots for s in self.seats))))
         for ticket in coming:
-            self._sit_down(ticket, list(islice(free, len(ticket.request.sentences))))
+            self.sitting_down = ticket
+            slots = list(islice(free, len(ticket.request.sentences)))
+            self.seats.append(self._sit_down(ticket, slots))
+            self.waiting.popleft()
+        self.sitting_down = None
 
     def step(self) -> list[Seat]:
         """One call of the network for all rows; the seats that have done their last step."""
@@ -150,14 +160,13 @@ class Bucket:
             if seat.noise is not None and s != 0.0:
                 latents[seat.slots] += s * next(seat.noise).to(self.device, non_blocking=True)
 
-    def _sit_down(self, ticket: Ticket, slots: list[int]) -> None:
+    def _sit_down(self, ticket: Ticket, slots: list[int]) -> Seat:
         request, state = ticket.request, self._state
         noise = None
         if request.table.is_stochastic and request.seed is not None:
             noise = noise_stream(request.seed, tuple(request.latents.shape))
             next(noise)  # the noise it began with
         numbers = request.table.numbers().astype(np.float32)
-        self.seats.append(Seat(ticket, slots, numbers, noise))
         state["latents"][slots] = request.latents.to(state["latents"])
         state["previous"][slots] = 0.0
         state["guidance"][slots] = 1.0 if request.guidance is None else request.guidance.scale
@@ -171,6 +180,7 @@ class Bucket:
             drafts = None if self._drafts_of is None else self._drafts_of(hidden[None])
             if drafts is not None:
                 state["drafts"][slot] = drafts[0]
+        return Seat(ticket, slots, numbers, noise)
 
     def _stand_up(self, seat: Seat) -> None:
         """Leave zeros, so that a padding row is never a NaN that was."""

@@ -6,7 +6,8 @@ any step. See docs/engine.md.
 
 import copy
 import threading
-from collections.abc import Callable, Sequence
+from bisect import insort
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from rapid_diffusion.denoising.bucket import FIT_LIMIT, Bucket, Network, Rows, Seat
 from rapid_diffusion.denoising.rows import Guidance, RowRequest, Ticket, noise_stream, row_noise
 from rapid_diffusion.denoising.samplers import SamplerTable
+from rapid_diffusion.denoising.turns import Turns
 from rapid_diffusion.errors import InvalidRequestError, NumericalError
 from rapid_diffusion.text.encoder import TextStates
 
@@ -46,15 +48,19 @@ class Engine:
     many as there are, up to 16. With a number, a picture's latents depend on its own request and
     that number, to the bit; with "fit" also on how many rows were there.
 
-    One thread calls `step`; any thread may `submit`, and `cancel` a ticket.
+    Either one thread calls `step`, and any thread may `submit`, and `cancel` a ticket; or any
+    number of threads `denoise` with it, and take `turns` at stepping.
     """
 
     def __init__(self, denoiser: Network | nn.Module, rows: Rows = 8) -> None:
         if rows != "fit" and not (isinstance(rows, int) and rows >= 1):
             raise InvalidRequestError("rows", f"{rows!r}; allowed: 'fit', or 1 and more")
         self.denoiser, self.rows = denoiser, rows
+        self.turns = Turns(self)
         self._buckets: dict[tuple[object, ...], Bucket] = {}
+        self._present: tuple[object, ...] | None = None  # the bucket that is being stepped
         self._arrived: list[Ticket] = []
+        self._callers = 0
         self._lock = threading.Lock()
         self._precise: Network | None = None
 
@@ -64,15 +70,20 @@ class Engine:
         with self._lock:
             return bool(self._arrived) or any(map(len, self._buckets.values()))
 
-    def submit(self, request: RowRequest) -> Ticket:
-        """Take a picture in; it joins at the next step boundary with enough free rows."""
+    def submit(self, request: RowRequest, behind: int = 0) -> Ticket:
+        """Take a picture in; it joins at the next step boundary with enough free rows.
+
+        `behind`: so many callers that come later go first. With 0, 1, 2 … for the pictures of one
+        caller, somebody who wants one picture waits for one of them only, and nobody for ever.
+        """
         needed = len(request.sentences)
         if self.rows != "fit" and needed > self.rows:
             raise InvalidRequestError(
                 "rows", f"{self.rows}; a guided picture takes {needed}, give the engine as many"
             )
-        ticket = Ticket(request)
         with self._lock:
+            self._callers += behind == 0
+            ticket = Ticket(request, self._callers + behind)
             self._arrived.append(ticket)
         return ticket
 
@@ -82,21 +93,45 @@ class Engine:
 
         An error of the denoiser itself is raised, and its rows are where they were.
         """
-        with self._lock:
-            arrived, self._arrived = self._arrived, []
-            for ticket in arrived:
-                self._bucket(ticket).waiting.append(ticket)
-        ended = []
-        for bucket in list(self._buckets.values()):
-            ended += self._canceled(bucket)
+        self._present = None
+        ended = self.sweep()
+        for key, bucket in list(self._buckets.items()):
+            self._present = key
             bucket.join()
             if bucket.seats:
                 ended += self._ended(bucket, bucket.step())
-        if self._precise is not None and not any(
-            len(bucket) for (_, precise), bucket in self._buckets.items() if precise
-        ):
-            self._forget_precise()
+        self._present = None
+        self._forget_precise()
         return ended
+
+    @torch.inference_mode()
+    def sweep(self) -> list[Ticket]:
+        """Take out the rows that were canceled; `step` begins with that."""
+        with self._lock:
+            while self._arrived:
+                ticket = self._arrived.pop(0)
+                insort(self._bucket(ticket).waiting, ticket, key=_turn)
+        gone = [ticket for bucket in self._buckets.values() for ticket in self._canceled(bucket)]
+        self._forget_precise()
+        return gone
+
+    def fail(self, error: Exception, tickets: Iterable[Ticket] = ()) -> None:
+        """After `step` raised `error`: end with it the rows that were in the call that failed.
+
+        Those of `tickets` that got lost on their way end too. The size's tensors are given up, and
+        those who waited for it begin anew.
+        """
+        broken = None if self._present is None else self._buckets.pop(self._present, None)
+        self._present = None
+        with self._lock:
+            if broken is not None:
+                unhurt = [t for t in broken.waiting if t is not broken.sitting_down]
+                self._arrived[:0] = unhurt
+            kept = {t for bucket in self._buckets.values() for t in bucket.tickets}
+            kept.update(self._arrived)
+        for ticket in [*(broken.tickets if broken is not None else ()), *tickets]:
+            if ticket not in kept and not ticket.done:
+                ticket.end(error)
 
     def run(self) -> None:
         """Step until nothing is left to do."""
@@ -125,15 +160,24 @@ class Engine:
         ended = bucket.leave(lambda ticket: ticket in failed)
         for seat, is_bad in zip(last, bucket.release(last), strict=True):
             ticket = seat.ticket
-            if is_bad and not ticket.retried and self._can_be_more_precise:
-                ticket.retried, ticket.step = True, 0
-                self._bucket(ticket).waiting.append(ticket)
+            if is_bad and self._begins_again(ticket):
                 continue
             ticket.end(
                 NumericalError(f"the model gave NaN or infinity; {ADVICE}") if is_bad else None
             )
             ended.append(ticket)
         return ended
+
+    def _begins_again(self, ticket: Ticket) -> bool:
+        """Whether a row that met a NaN is drawn once more, in float32."""
+        if ticket.retried or not self._can_be_more_precise:
+            return False
+        ticket.retried, ticket.step = True, 0
+        try:
+            insort(self._bucket(ticket).waiting, ticket, key=_turn)
+        except (MemoryError, torch.OutOfMemoryError):  # no room for the copy: the NaN stands
+            return False
+        return True
 
     @property
     def _can_be_more_precise(self) -> bool:
@@ -148,8 +192,11 @@ class Engine:
         return self._precise
 
     def _forget_precise(self) -> None:
-        self._precise = None
-        self._buckets = {key: bucket for key, bucket in self._buckets.items() if not key[1]}
+        """Let the copy go as soon as no row needs it: the weights may change after that."""
+        precise = [bucket for key, bucket in self._buckets.items() if key[1]]
+        if self._precise is not None and not any(map(len, precise)):
+            self._precise = None
+            self._buckets = {key: bucket for key, bucket in self._buckets.items() if not key[1]}
 
 
 def _show(bucket: Bucket, seat: Seat) -> bool:
@@ -175,47 +222,36 @@ def denoise(
 ) -> Tensor:
     """noise (B, C, h, w) and the states of B sentences -> clean latents (B, C, h, w).
 
-    `denoiser` is one, or an engine that has one; without an engine, all rows share each call.
+    `denoiser` is one, or an engine that has one; without an engine, all rows share each call. Other
+    threads may denoise with the same engine at the same time: rows of all share each call.
     `seeds` are those of the rows' noise: a sampler that adds noise goes on with them.
     `callback` may raise to stop the run. Raises `NumericalError` where a NaN or an infinity comes
-    out, naming the rows.
+    out, naming the rows; and what the denoiser raised in a call that had rows of this run.
     """
     engine = denoiser if isinstance(denoiser, Engine) else Engine(denoiser, rows="fit")
-    tickets = [
-        engine.submit(
-            RowRequest(
-                row if table.start == 1.0 else table.start * row,
-                _sentence(states, place),
-                table,
-                guidance and Guidance(guidance.scale, _sentence(guidance.negative, place)),
-                None if seeds is None else seeds[place],
-            )
+    requests = [
+        RowRequest(
+            row if table.start == 1.0 else table.start * row,
+            _sentence(states, place),
+            table,
+            guidance and Guidance(guidance.scale, _sentence(guidance.negative, place)),
+            None if seeds is None else seeds[place],
         )
         for place, row in enumerate(noise)
     ]
-    try:
-        while not all(ticket.done for ticket in tickets):
-            before = [ticket.step for ticket in tickets]
-            engine.step()
+    with engine.turns.call(requests, listens=callback is not None) as call:
+        while (news := engine.turns.next(call)) is not None:
             if callback is not None:
-                _tell(callback, tickets, before)
-    finally:
-        for ticket in tickets:
-            ticket.cancel()
-    return torch.stack(_results(tickets))
+                callback(news.step - 1, len(table), news.latents)
+    return torch.stack(_results(call.tickets))
+
+
+def _turn(ticket: Ticket) -> int:
+    return ticket.turn
 
 
 def _sentence(states: TextStates, place: int) -> TextStates:
     return TextStates(states.hidden[place], states.mask[place])
-
-
-def _tell(callback: StepCallback, tickets: list[Ticket], before: list[int]) -> None:
-    """Rows that moved, together where they are at the same step."""
-    moved = [t for t, step in zip(tickets, before, strict=True) if t.step > step]
-    for step in sorted({ticket.step for ticket in moved}):
-        rows = [t.latents for t in moved if t.step == step and t.latents is not None]
-        if rows:
-            callback(step - 1, len(moved[0].request.table), torch.stack(rows))
 
 
 def _results(tickets: list[Ticket]) -> list[Tensor]:

@@ -75,6 +75,7 @@ class Ticket:
     """
 
     request: RowRequest
+    turn: int = 0  # those with lower numbers are seated first
     step: int = 0
     done: bool = False
     latents: Tensor | None = None

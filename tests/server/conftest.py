@@ -31,6 +31,9 @@ class Gate:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._pipeline, name)
 
+    def share_engine(self, _rows: object) -> "Gate":
+        return self  # one request at a time, and the session's pipeline stays as it is
+
     def __call__(self, prompt: str, **arguments: Any) -> Any:
         self.runs.append({"prompt": prompt, **arguments})
         after_step = arguments.pop("callback_on_step_end")

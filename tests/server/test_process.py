@@ -34,7 +34,7 @@ def wait_until(condition: Callable[[], bool]) -> None:
 def begun(device: RemoteDevice) -> bool:
     """Whether the process says that it draws."""
     child = device._child
-    return child is not None and child.beat[0]
+    return child is not None and bool(child.pulse.beat)
 
 
 def later(client: httpx.Client, body: dict[str, Any]) -> "Future[httpx.Response]":

@@ -49,3 +49,15 @@ def test_wrong_settings_are_refused(wrong: dict[str, int]) -> None:
 def test_logs_go_to_stderr() -> None:
     handlers = log_config()["handlers"].values()
     assert {handler["stream"] for handler in handlers} == {"ext://sys.stderr"}
+
+
+@pytest.mark.parametrize(("text", "rows"), [("2", 2), ("16", 16), ("fit", "fit")])
+def test_rows_are_a_number_or_fit(monkeypatch: pytest.MonkeyPatch, text: str, rows: object) -> None:
+    monkeypatch.setenv("RAPID_DIFFUSION_ROWS", text)
+    assert Settings().rows == rows
+
+
+@pytest.mark.parametrize("rows", [0, 1, 257, 2.5, "fitt", ""])
+def test_rows_that_hold_no_guided_picture_are_refused(rows: object) -> None:
+    with pytest.raises(ValidationError, match="rows"):
+        Settings(rows=rows)
