@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from importlib import metadata
 
 import pytest
 import torch
@@ -51,7 +52,8 @@ def test_the_package_and_the_help_of_a_command_do_not_wait_for_torch():
 def test_every_public_name_is_there_and_no_other():
     import rapid_diffusion
 
-    for name in rapid_diffusion.__all__:
+    for name in set(rapid_diffusion.__all__) - {"__version__"}:
         assert getattr(rapid_diffusion, name).__name__ == name
+    assert rapid_diffusion.__version__ == metadata.version("rapid-diffusion")
     with pytest.raises(AttributeError, match="dreaming"):
         _ = rapid_diffusion.dreaming
