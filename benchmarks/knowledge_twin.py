@@ -21,7 +21,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from rapid_diffusion.evaluation.intervals import compared
 from rapid_diffusion.files import write_bytes
@@ -84,17 +83,16 @@ def measure(trainings: dict[tuple[str, int], Training], seeds: Sequence[int]) ->
         "held_out_aliases": alias_sentences(examples),
     }
     found = {
-        (name, seed, kind): hits(training, wanted, knowledge=TWINS[name])
+        (name, seed): hits(training, kinds, knowledge=TWINS[name])
         for (name, seed), training in trainings.items()
-        for kind, wanted in kinds.items()
     }
     report: dict[str, Any] = {"pictures": len(examples.rows)}
     for kind, wanted in kinds.items():
-        own = {name: np.concatenate([found[name, seed, kind] for seed in seeds]) for name in TWINS}
+        own = {name: np.concatenate([found[name, seed][kind] for seed in seeds]) for name in TWINS}
         groups = [examples.rows[row]["code"] for row, _ in wanted] * len(seeds)
         table = compared("R@1", own["knowledge"], own["plain"], groups)
         by_seed = {
-            name: [round(float(found[name, seed, kind].mean()), 4) for seed in seeds]
+            name: [round(float(found[name, seed][kind].mean()), 4) for seed in seeds]
             for name in TWINS
         }
         gains = [a - b for a, b in zip(by_seed["knowledge"], by_seed["plain"], strict=True)]
@@ -119,8 +117,10 @@ def alias_sentences(examples: Examples) -> list[tuple[int, str]]:
 
 
 @torch.inference_mode()
-def hits(training: Training, wanted: list[tuple[int, str]], *, knowledge: bool) -> np.ndarray:
-    """Whether each sentence's own picture is the nearest of all."""
+def hits(
+    training: Training, kinds: dict[str, list[tuple[int, str]]], *, knowledge: bool
+) -> dict[str, np.ndarray]:
+    """Whether each sentence's own picture is the nearest of all, by kind of sentence."""
     examples, pair = training.examples, training.pair()
     assert isinstance(examples, Examples)
     rows = list(range(len(examples.rows)))
@@ -130,11 +130,13 @@ def hits(training: Training, wanted: list[tuple[int, str]], *, knowledge: bool) 
             for start in range(0, len(rows), 64)
         ]
     )
-    tokens = sentences(examples, [text for _, text in wanted], knowledge=knowledge)
-    similarity = pair.text_features(pair.text.encode(tokens).hidden) @ pictures.T
-    own = torch.tensor([row for row, _ in wanted])
-    nearest: Tensor = similarity.argmax(1)
-    return (nearest == own).numpy()
+    found = {}
+    for kind, wanted in kinds.items():
+        tokens = sentences(examples, [text for _, text in wanted], knowledge=knowledge)
+        similarity = pair.text_features(pair.text.encode(tokens).hidden) @ pictures.T
+        own = torch.tensor([row for row, _ in wanted])
+        found[kind] = (similarity.argmax(1) == own).numpy()
+    return found
 
 
 def sentences(examples: Examples, texts: list[str], *, knowledge: bool) -> Tokens:

@@ -18,8 +18,6 @@ class Capabilities:
     to what is told of that adapter.
     """
 
-    name: str
-    digest: str
     license: str
     device: str
     origin: dict[str, Any]
@@ -27,11 +25,31 @@ class Capabilities:
     schedulers: list[str]
     upscales: list[int]
     defaults: dict[str, Any]
-    knowledge_version: str | None
     attributions: str
     adapters: dict[str, dict[str, str]]
     most_candidates: int = 1
-    rows: int | Literal["fit"] | None = None  # of every call of the UNet; None: not shared
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        return str(self.origin["model"])
+
+    @property
+    def digest(self) -> str:
+        """`sha256:…` of the model folder."""
+        return str(self.origin["digest"])
+
+    @property
+    def knowledge_version(self) -> str | None:
+        """The graph's version; None without a graph."""
+        version: str | None = self.origin["knowledge"]
+        return version
+
+    @property
+    def rows(self) -> int | Literal["fit"] | None:
+        """Rows of every call of the UNet; None where requests do not share them."""
+        rows: int | Literal["fit"] | None = self.origin.get("rows")
+        return rows
 
     @property
     def model(self) -> dict[str, str]:
@@ -53,10 +71,7 @@ class Capabilities:
 
 def read_capabilities(pipeline: RapidDiffusionPipeline) -> Capabilities:
     """Copy the facts out of a pipeline."""
-    graph = pipeline.graph
     return Capabilities(
-        name=pipeline.name,
-        digest=pipeline.digest,
         license=pipeline.license,
         device=str(pipeline.device),
         origin=pipeline.origin,
@@ -64,9 +79,7 @@ def read_capabilities(pipeline: RapidDiffusionPipeline) -> Capabilities:
         schedulers=list(pipeline.schedulers),
         upscales=sorted({1, *pipeline.upscales}),
         defaults=dict(pipeline.default_parameters),
-        knowledge_version=None if graph is None else graph.version,
         most_candidates=pipeline.most_candidates,
-        rows=None if pipeline.engine is None else pipeline.engine.rows,
         attributions="\n\n".join(filter(None, [*_whose(pipeline), read_notice()])),
         adapters={
             name: {"name": name, "title": card.name, "digest": card.digest, "license": card.license}
