@@ -19,7 +19,7 @@ from rapid_diffusion.errors import CheckpointError
 from rapid_diffusion.seeds import mixed_seed
 from rapid_diffusion.text.tokens import SPECIAL, TextTokenizer, Tokens
 from rapid_diffusion.training.config import DataConfig
-from rapid_diffusion.training.sentences import Sentences
+from rapid_diffusion.training.sentences import Sentences, View
 
 
 def step_generator(seed: int, step: int) -> torch.Generator:
@@ -114,12 +114,14 @@ class Examples:
             chosen.append(self.train[int(order[offset])])
         return chosen
 
-    def sentences(self, indices: list[int], generator: torch.Generator) -> Tokens:
-        """A caption for each picture, some without links, some without the words, some empty."""
+    def sentences(
+        self, indices: list[int], generator: torch.Generator, view: View = "mixed"
+    ) -> Tokens:
+        """A caption for each picture, varied as `view` says; some are empty."""
         picks = torch.rand(len(indices), generator=generator).numpy()
         counts = self.first[[i + 1 for i in indices]] - self.first[indices]
         numbers = torch.from_numpy(self.first[indices] + (picks * counts).astype(np.int64))
-        return self._sentences.vary(self.captions.at(numbers), generator)
+        return self._sentences.vary(self.captions.at(numbers), generator, view)
 
     def first_captions(self, indices: list[int], *, knowledge: bool = True) -> Tokens:
         """The plain caption of each picture, as a user would type it."""

@@ -123,7 +123,7 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
         """(B, C, H, W) -> the same, normalised; all processes must bring equally many rows."""
         if not self.training:
             return super().forward(given)
-        values = given.float()
+        values = given.to(torch.promote_types(given.dtype, torch.float32))
         mean = mean_over_processes(values.mean((0, 2, 3)))
         centred = values - mean[:, None, None]
         variance = mean_over_processes(centred.square().mean((0, 2, 3)))

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -15,6 +15,9 @@ from rapid_diffusion.training.config import DataConfig
 
 NO_ENTITY = -1
 _SENTENCES_KEPT = 1 << 14
+
+#: What becomes of a sentence's links: left out by chance, all kept, none kept (and no word hidden).
+View = Literal["mixed", "linked", "bare"]
 
 
 @dataclass(frozen=True)
@@ -68,20 +71,27 @@ class Sentences:
         """The entity a row's picture shows: its key under `entity`; no entity equals none."""
         return self.graph.entity(row["entity"]) if "entity" in row else NO_ENTITY - 1
 
-    def vary(self, captions: Captions, generator: torch.Generator) -> Tokens:
+    def vary(self, captions: Captions, generator: torch.Generator, view: View = "mixed") -> Tokens:
         """Some without links, some without the entity's words, some empty."""
         config, count = self.config, len(captions.ids)
         ids, mask, entities = captions.ids, captions.mask, captions.entities
         chance = torch.rand(3, count, 1, generator=generator)
-        hidden_words = (chance[0] < config.surface_dropout) & captions.own
-        ids = torch.where(hidden_words, self._other_words(ids, generator), ids)
-        without = (chance[1] < config.link_dropout) & (chance[0] >= config.surface_dropout)
+        words_hide = (chance[0] < config.surface_dropout) & (view != "bare")
+        ids = torch.where(words_hide & captions.own, self._other_words(ids, generator), ids)
+        without = (chance[1] < self._link_dropout(view)) & ~words_hide
         entities = torch.where(without, NO_ENTITY, entities)
         empty = chance[2] < config.caption_dropout
         blank = self.tokenizer([""], [[]], 1)
         ids, mask = torch.where(empty, blank.ids, ids), torch.where(empty, blank.mask, mask)
         entities = torch.where(empty, NO_ENTITY, entities)
         return Tokens(ids, mask, self.vectors[entities], [None] * count)
+
+    def _link_dropout(self, view: View) -> float:
+        """The share of sentences without links; a training without knowledge (1) stays one."""
+        dropout = self.config.link_dropout
+        if view == "mixed":
+            return dropout
+        return 1.0 if view == "bare" or dropout == 1 else 0.0
 
     def plain(self, captions: Captions, *, knowledge: bool = True) -> Tokens:
         """As a user would type them, with their links or without."""

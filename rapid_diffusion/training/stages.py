@@ -25,6 +25,7 @@ from rapid_diffusion.training.data import step_generator, to_signed
 from rapid_diffusion.training.latents import AnyExamples, open_latents
 from rapid_diffusion.training.parts import WHOLE, Part, rows_of
 from rapid_diffusion.training.processes import gather_rows
+from rapid_diffusion.training.sentences import View
 from rapid_diffusion.training.streaming import ShardPictures
 
 
@@ -75,8 +76,15 @@ def encode_short(encoder: KnowledgeTextEncoder, tokens: Tokens) -> TextStates:
     return TextStates(hidden, functional.pad(states.mask, (0, padding)))
 
 
+TEXT_VIEWS: tuple[View, ...] = ("linked", "bare")
+
+
 def text_stage(pair: ContrastivePair, examples: AnyExamples, loop: LoopConfig) -> Stage:
-    """Contrastive: pictures against their sentences (Radford et al., 2021)."""
+    """Contrastive: pictures against their sentences (Radford et al., 2021).
+
+    Each picture meets two of its captions, one with its links and one in bare words. With links
+    left out of some captions instead, words and vectors each learned from a share of them only.
+    """
 
     def loss(step: int, part: Part) -> Tensor:
         generator = step_generator(loop.seed, step)
@@ -84,16 +92,25 @@ def text_stage(pair: ContrastivePair, examples: AnyExamples, loop: LoopConfig) -
         rows = part.rows(len(indices))
         moves = _moves(len(indices), generator, max(1, examples.side // 10))
         images = _shift(examples.picture_batch(indices[rows]), moves[rows])
-        tokens = examples.sentences(indices, generator)
-        hidden = encode_short(pair.text, rows_of(tokens, rows)).hidden
-        pictures = torch.tensor(indices)
-        empty = tokens.mask.sum(1) <= 2  # the captions that were dropped describe every picture
-        same = (pictures[:, None] == pictures[None, :]) | empty[None, :] | empty[:, None]
-        seen = gather_rows(pair.image_features(images.to(hidden.device)))
-        told = gather_rows(pair.text_features(hidden))
-        return pair.compare(seen, told, same.to(hidden.device))
+        seen = gather_rows(pair.image_features(images.to(pair.log_scale)))
+        losses = [
+            _told(pair, examples.sentences(indices, generator, view), indices, rows, seen)
+            for view in TEXT_VIEWS
+        ]
+        return torch.stack(losses).mean()
 
     return replace(_stage("text", pair, loss), compares=True)
+
+
+def _told(
+    pair: ContrastivePair, tokens: Tokens, indices: list[int], rows: slice, seen: Tensor
+) -> Tensor:
+    """The contrastive loss of one caption a picture, given the features of the whole batch."""
+    told = gather_rows(pair.text_features(encode_short(pair.text, rows_of(tokens, rows)).hidden))
+    pictures = torch.tensor(indices)
+    empty = tokens.mask.sum(1) <= 2  # the captions that were dropped describe every picture
+    same = (pictures[:, None] == pictures[None, :]) | empty[None, :] | empty[:, None]
+    return pair.compare(seen, told, same.to(told.device))
 
 
 def _moves(count: int, generator: torch.Generator, most: int = 6) -> list[list[int]]:

@@ -24,7 +24,7 @@ from rapid_diffusion.seeds import mixed_seed
 from rapid_diffusion.text.tokens import TextTokenizer, Tokens
 from rapid_diffusion.training.config import DataConfig
 from rapid_diffusion.training.data import open_graph, to_signed, vocabulary_of
-from rapid_diffusion.training.sentences import Captions, Sentences
+from rapid_diffusion.training.sentences import Captions, Sentences, View
 from rapid_diffusion.training.shard_index import Refusals, ShardIndex
 
 #: Shards whose rows are shuffled together.
@@ -124,10 +124,12 @@ class ShardExamples:
             chosen.append(int(window.rows[place - window.start]))
         return chosen
 
-    def sentences(self, indices: list[int], generator: torch.Generator) -> Tokens:
-        """A caption for each picture, some without links, some without the words, some empty."""
+    def sentences(
+        self, indices: list[int], generator: torch.Generator, view: View = "mixed"
+    ) -> Tokens:
+        """A caption for each picture, varied as `view` says; some are empty."""
         picks = torch.rand(len(indices), generator=generator).tolist()
-        return self._sentences.vary(self._captions(indices, picks), generator)
+        return self._sentences.vary(self._captions(indices, picks), generator, view)
 
     def first_captions(self, indices: list[int], *, knowledge: bool = True) -> Tokens:
         """The plain caption of each picture, as a user would type it."""

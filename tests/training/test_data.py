@@ -95,6 +95,31 @@ def test_hidden_words_keep_their_entity(data_folder):
     assert tokens.ids[0][reached][0] != tiger
 
 
+def test_a_linked_view_keeps_every_link_and_a_bare_one_every_word(data_folder):
+    given = {"caption_dropout": 0, "link_dropout": 0, "surface_dropout": 0}
+    varied = given | {"link_dropout": 0.99, "surface_dropout": 1}
+    examples = open_examples(data_folder, **varied)
+    linked, bare, whole = (
+        one.sentences(list(range(6)), step_generator(0, 0), view)
+        for one, view in (
+            (examples, "linked"),
+            (examples, "bare"),
+            (open_examples(data_folder, **given), "mixed"),
+        )
+    )
+    assert torch.equal(linked.entity_vectors, whole.entity_vectors)
+    assert whole.entity_vectors.any()
+    assert torch.equal(bare.ids, whole.ids)
+    assert not bare.entity_vectors.any()
+
+
+def test_a_training_without_knowledge_has_no_links_in_any_view(data_folder):
+    examples = open_examples(data_folder, link_dropout=1, surface_dropout=0)
+    for view in ("mixed", "linked", "bare"):
+        tokens = examples.sentences([0, 1], step_generator(0, 0), view)
+        assert not tokens.entity_vectors.any()
+
+
 def test_the_vocabulary_is_made_of_the_training_captions():
     words = vocabulary_of(["一只 Cat", "猫\u2028"])
     assert words[5:] == ["a", "c", "t", "一", "只", "猫", "##a", "##c", "##t"]
