@@ -10,7 +10,7 @@ from typing import Any
 from fastapi import Response
 
 from rapid_diffusion import GenerationResult
-from rapid_diffusion.images.label import generation_text
+from rapid_diffusion.images.label import Position, explicit_fact, generation_text
 from server.capabilities import Capabilities
 from server.encoding import EncodedImage, encode_image
 from server.reading import Delivery
@@ -28,6 +28,7 @@ class Finished:
     producer: str
     began: float
     queue_seconds: float
+    label: Position | None = None  # the corner of the explicit label
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,9 @@ def encode_answer(finished: Finished, answer_id: str) -> Drawn:
         _text_of(finished, seed, f"{answer_id}-{index}")
         for index, seed in enumerate(finished.result.seeds)
     ]
+    kind, quality = finished.delivery.image_format, finished.request.output_quality
     images = [
-        encode_image(pixels, finished.delivery.image_format, finished.request.output_quality, text)
+        encode_image(pixels, kind, quality, text, finished.label)
         for pixels, text in zip(finished.result.images, texts, strict=True)
     ]
     timings = _timings(finished, encoding, time.monotonic())
@@ -98,7 +100,7 @@ def _describe(
         "repro": {"key": _repro_key(finished), "engine": able.engine},
         "provenance": {
             "aigc": [json.loads(text["AIGC"]) for text in texts],
-            "explicit": False,
+            **explicit_fact(finished.label),
         },
     }
 
@@ -113,6 +115,7 @@ def _text_of(finished: Finished, seed: int, produce_id: str) -> dict[str, str]:
     facts = finished.result.parameters | {
         "prompt": finished.request.prompt,
         "seed": seed,
+        "label": explicit_fact(finished.label),
         **finished.request.model_dump(include={"entities"}),
         **finished.capabilities.origin,
     }
@@ -157,6 +160,7 @@ def _repro_key(finished: Finished) -> str:
         "entities": finished.request.model_dump(include={"entities"}),
         "parameters": finished.result.parameters,
         "seeds": finished.result.seeds,
+        "label": finished.label,
     }
     content = json.dumps(facts, sort_keys=True, ensure_ascii=False).encode()
     return f"sha256:{hashlib.sha256(content).hexdigest()}"

@@ -11,8 +11,9 @@ from server.capabilities import Capabilities
 from server.device import WorkerLostError, WorkRequest
 from server.errors import Problem, error_object, problem_of_error
 from server.job_schemas import JobRequest
+from server.labels import label_position
 from server.live import LiveJob
-from server.reading import Delivery, knowledge_argument, pipeline_arguments
+from server.reading import Delivery, final_size, knowledge_argument, pipeline_arguments
 from server.results import ResultStore
 from server.settings import Settings
 from server.worker import Failed, Progress, Started, Succeeded, Worker
@@ -60,6 +61,7 @@ async def draw_job(
         producer=settings.content_producer,
         began=began,
         queue_seconds=last.queue_seconds,
+        label=label_position(live.asked, able, settings),
     )
     return await asyncio.to_thread(_store, jobs.store, live.record.id, finished)
 
@@ -72,9 +74,7 @@ def outcome_of_error(error: BaseException) -> JobOutcome:
 
 def result_bytes(asked: JobRequest, able: Capabilities) -> int:
     """The most that a job's files can take: raw pixels, and some room for the metadata."""
-    scale = asked.upscale or able.defaults["upscale"]
-    width = (asked.width or able.defaults["width"]) * scale
-    height = (asked.height or able.defaults["height"]) * scale
+    height, width = final_size(asked, able)
     return int(asked.num_images_per_prompt * (3 * height * width + 32_768))
 
 

@@ -57,6 +57,19 @@ KINDS: dict[str, Kind] = {
         ("Cross-origin request", "The Origin header is {received}; call from the same origin."),
         ("跨源请求被拒绝", "Origin 为 {received}；请从同源页面调用。"),
     ),
+    "label_required": _kind(
+        403,
+        (
+            "The label is required",
+            "This server labels its pictures as made by AI (AI生成); only a key with the scope"
+            " unlabelled may set label.explicit to false.",
+        ),
+        (
+            "必须带有标识",
+            "此服务器的图片须带有“AI生成”标识；仅具有 unlabelled 权限的密钥可将 label.explicit"
+            " 设为 false。",
+        ),
+    ),
     "not_found": _kind(
         404,
         ("Not found", "There is nothing at {received}; see /openapi.json for what there is."),
@@ -267,6 +280,14 @@ REASONS: dict[str, dict[Language, str]] = {
     "no_adapter_named": {
         "en": "must be left out where no adapter is named",
         "zh": "未指定 adapter 时必须省略",
+    },
+    "label_too_small": {
+        "en": "must be left out: a picture of {size} pixels cannot hold the text; enlarge it",
+        "zh": "必须省略：{size} 像素的图片放不下标识文字；请放大图片",
+    },
+    "label_nowhere": {
+        "en": "must be left out where label.explicit is false",
+        "zh": "label.explicit 为 false 时必须省略",
     },
     "single_picture": {
         "en": "must be 1 where the answer is the picture itself (response_format binary)",

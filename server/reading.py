@@ -8,6 +8,7 @@ from fastapi import Request
 from pydantic import BaseModel, ValidationError
 
 from rapid_diffusion import EntityWeight
+from rapid_diffusion.images.label import holds_label
 from server.capabilities import Capabilities
 from server.errors import Problem, invalid, not_built, problem_of_validation, shown
 from server.middleware import read_body
@@ -66,11 +67,10 @@ def check_capabilities(request: GenerationRequest, able: Capabilities) -> None:
     """Refuse what this version or this model cannot do. Raises `Problem`, naming the field."""
     if request.response_format == "url":
         raise not_built("response_format", "url", "b64_json, binary")
-    if request.label is not None and request.label.explicit:
-        raise not_built("label.explicit", True, "false: the label is in the file's metadata only")
-    if request.label is not None and request.label.position is not None:
-        raise not_built("label.position", request.label.position, "no position")
     _check_model(request, able)
+    height, width = final_size(request, able)
+    if request.label is not None and request.label.explicit and not holds_label(height, width):
+        raise invalid("label.explicit", "label_too_small", True, size=f"{width}x{height}")
 
 
 def _check_model(request: GenerationRequest, able: Capabilities) -> None:
@@ -167,6 +167,13 @@ def _unsupported_size(request: GenerationRequest, able: Capabilities) -> Problem
 def _effective_size(request: GenerationRequest, able: Capabilities) -> tuple[int, int]:
     defaults = able.defaults
     return request.height or defaults["height"], request.width or defaults["width"]
+
+
+def final_size(request: GenerationRequest, able: Capabilities) -> tuple[int, int]:
+    """(height, width) of the picture in the answer."""
+    scale = request.upscale or able.defaults["upscale"]
+    height, width = _effective_size(request, able)
+    return height * scale, width * scale
 
 
 def _each_name_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

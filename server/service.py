@@ -1,5 +1,6 @@
 """What the routes share: the parts of one running server, and how a route reaches them."""
 
+import logging
 from dataclasses import dataclass
 
 from fastapi import Request
@@ -7,11 +8,14 @@ from fastapi import Request
 from server.capabilities import Capabilities
 from server.jobs import Jobs
 from server.keys import Keys
+from server.labels import check_unlabelled
 from server.metrics import Metrics
 from server.reading import pipeline_arguments
 from server.schemas import GenerationRequest
 from server.settings import Settings
 from server.worker import Worker
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,12 @@ class Service:
         if self.keys is not None:
             seconds = self.worker.predict(pipeline_arguments(asked, 0))
             self.keys.spend(owner_of(request), seconds)
+
+    def check_label(self, request: Request, asked: GenerationRequest) -> None:
+        """Let a request go without the explicit label, and log it; `Problem` label_required."""
+        owner = owner_of(request)
+        if check_unlabelled(asked, self.settings, self.keys, owner):
+            logger.info("request %s of %r: no explicit label", request.state.request_id, owner)
 
 
 def owner_of(request: Request) -> str:

@@ -6,6 +6,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
 from rapid_diffusion import __version__
+from rapid_diffusion.images.label import POSITIONS
 from server.capabilities import Capabilities
 from server.schemas import MAX_ENTITIES, MAX_PROMPT, MAX_SEED, ImageFormat
 from server.service import service_of
@@ -29,7 +30,8 @@ async def capabilities(request: Request) -> Response:
         "entities": MAX_ENTITIES,
         "queue_size": service.settings.queue_size,
     }
-    return JSONResponse(_describe(service.capabilities) | {"limits": limits})
+    label = {"explicit": service.settings.explicit_label, "positions": list(POSITIONS)}
+    return JSONResponse(_describe(service.capabilities) | {"limits": limits, "label": label})
 
 
 def _describe(able: Capabilities) -> dict[str, Any]:

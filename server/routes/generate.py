@@ -12,6 +12,7 @@ from fastapi import APIRouter, Request, Response
 from server.answers import Finished, build_answer
 from server.device import WorkRequest
 from server.errors import Problem, problem_of_error
+from server.labels import label_position
 from server.reading import (
     Delivery,
     check_capabilities,
@@ -52,6 +53,7 @@ async def generate(request: Request) -> Response:
     service = service_of(request)
     asked = await read_generation_request(request, service.settings.body_limit)
     check_capabilities(asked, service.capabilities)
+    service.check_label(request, asked)
     delivery = choose_delivery(asked, request.headers.get("accept", "*/*"))
     return await answer_in_time(request, service, asked, delivery, build_answer)
 
@@ -78,6 +80,7 @@ async def answer_in_time(
                 producer=service.settings.content_producer,
                 began=request.state.began,
                 queue_seconds=done.queue_seconds,
+                label=label_position(asked, service.capabilities, service.settings),
             )
             answer = await to_thread.run_sync(build, finished)
     except TimeoutError:

@@ -83,6 +83,9 @@ INVALID: list[tuple[dict[str, Any], str]] = [
     ({"label": True}, "label"),
     ({"label": {"explicit": 1}}, "label.explicit"),
     ({"label": {"place": "left"}}, "label.place"),
+    ({"label": {"position": "middle"}}, "label.position"),
+    ({"label": {"explicit": False, "position": "top_left"}}, "label.position"),
+    ({"label": {"explicit": True}, "upscale": 1}, "label.explicit"),
     ({"deadline_ms": 0}, "deadline_ms"),
     ({"deadline_ms": 1.5}, "deadline_ms"),
     ({"steps": 20}, "steps"),
@@ -107,8 +110,6 @@ def test_invalid_field_is_refused_by_name(
 
 UNBUILT = [
     ({"response_format": "url"}, "response_format"),
-    ({"label": {"explicit": True}}, "label.explicit"),
-    ({"label": {"position": "bottom_right"}}, "label.position"),
 ]
 
 

@@ -15,6 +15,7 @@ import pytest
 
 from rapid_diffusion import RapidDiffusionPipeline
 from rapid_diffusion.errors import CheckpointError, InvalidRequestError, NumericalError
+from rapid_diffusion.images.label import draw_label
 from server.device import WorkRequest
 from server.device_main import LoadPipeline
 from server.process import Patience, RemoteDevice
@@ -73,7 +74,7 @@ def test_process_draws_what_the_library_draws(
 ) -> None:
     body = {"prompt": "老虎", "seed": 42}
     picture = client.post("/generate", json=body).json()["data"][0]
-    drawn = pipeline("老虎", seed=42, output_type="numpy").images[0]
+    drawn = draw_label(pipeline("老虎", seed=42, output_type="numpy").images[0])
     assert device.pid != os.getpid()
     assert picture["pixel_sha256"] == hashlib.sha256(drawn.tobytes()).hexdigest()
 
