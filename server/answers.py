@@ -13,6 +13,7 @@ from rapid_diffusion import GenerationResult
 from rapid_diffusion.images.label import Position, explicit_fact, generation_text
 from server.capabilities import Capabilities
 from server.encoding import EncodedImage, encode_image
+from server.images import Addresses
 from server.reading import Delivery
 from server.schemas import GenerationRequest
 
@@ -29,6 +30,7 @@ class Finished:
     began: float
     queue_seconds: float
     label: Position | None = None  # the corner of the explicit label
+    addresses: Addresses | None = None  # where the pictures are kept that are not in the answer
 
 
 @dataclass(frozen=True)
@@ -63,14 +65,29 @@ def encode_answer(finished: Finished, answer_id: str) -> Drawn:
 
 def build_answer(finished: Finished) -> Response:
     """The answer with its pictures in it; nothing is sent before all of it is ready. Slow."""
-    drawn = encode_answer(finished, f"img_{uuid.uuid4().hex}")
+    drawn = encode_answer(finished, new_answer_id())
     spent = {"Server-Timing": drawn.spent}
     if finished.delivery.binary:
         return _binary_answer(finished, drawn.images[0], spent)
-    for entry, image in zip(drawn.body["data"], drawn.images, strict=True):
-        entry["b64_json"] = image.base64()
+    give_pictures(drawn, finished.addresses)
     content = json.dumps(drawn.body, ensure_ascii=False, allow_nan=False).encode()
     return Response(content, headers=spent, media_type="application/json")
+
+
+def give_pictures(drawn: Drawn, addresses: Addresses | None) -> Drawn:
+    """Put the pictures into the body's `data`: their bytes, or their addresses. Slow."""
+    if addresses is None:
+        given = [{"b64_json": image.base64()} for image in drawn.images]
+    else:
+        given = addresses.keep(drawn.body["id"], drawn.images)
+    for entry, more in zip(drawn.body["data"], given, strict=True):
+        entry |= more
+    return drawn
+
+
+def new_answer_id() -> str:
+    """A number that nobody can guess: with it a picture is fetched."""
+    return f"img_{uuid.uuid4().hex}"
 
 
 def _binary_answer(finished: Finished, image: EncodedImage, headers: dict[str, str]) -> Response:

@@ -10,11 +10,11 @@ from server.answers import Finished, encode_answer
 from server.capabilities import Capabilities
 from server.device import WorkerLostError, WorkRequest
 from server.errors import Problem, error_object, problem_of_error
-from server.job_schemas import JobRequest
 from server.labels import label_position
 from server.live import LiveJob
 from server.reading import Delivery, final_size, knowledge_argument, pipeline_arguments
 from server.results import ResultStore
+from server.schemas import GenerationRequest
 from server.settings import Settings
 from server.worker import Failed, Progress, Started, Succeeded, Worker
 
@@ -72,8 +72,8 @@ def outcome_of_error(error: BaseException) -> JobOutcome:
     return JobOutcome("failed", error_object(problem.code, problem.param, problem.values, "en"), 0)
 
 
-def result_bytes(asked: JobRequest, able: Capabilities) -> int:
-    """The most that a job's files can take: raw pixels, and some room for the metadata."""
+def result_bytes(asked: GenerationRequest, able: Capabilities) -> int:
+    """The most that a request's files can take: raw pixels, and some room for the metadata."""
     height, width = final_size(asked, able)
     return int(asked.num_images_per_prompt * (3 * height * width + 32_768))
 

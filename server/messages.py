@@ -94,6 +94,15 @@ KINDS: dict[str, Kind] = {
         ("No such job", "There is no job {received}; jobs of other keys are not shown."),
         ("没有此任务", "没有任务 {received}；其他密钥的任务不可见。"),
     ),
+    "image_not_found": _kind(
+        404,
+        (
+            "No such picture",
+            "There is no picture {received}; those of other keys are not shown, and none is kept"
+            " longer than the answer's expires_at.",
+        ),
+        ("没有此图片", "没有图片 {received}；其他密钥的图片不可见，超过 expires_at 即被删除。"),
+    ),
     "jobs_off": _kind(
         404,
         ("Jobs are off", "This server keeps no jobs; start it with --state FOLDER."),
@@ -280,6 +289,10 @@ REASONS: dict[str, dict[Language, str]] = {
     "no_adapter_named": {
         "en": "must be left out where no adapter is named",
         "zh": "未指定 adapter 时必须省略",
+    },
+    "needs_state": {
+        "en": "must be b64_json or binary: this server keeps no pictures; start it with --state",
+        "zh": "只能为 b64_json 或 binary：此服务器不保存图片；请用 --state 目录 启动",
     },
     "label_too_small": {
         "en": "must be left out: a picture of {size} pixels cannot hold the text; enlarge it",

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 from rapid_diffusion import EntityWeight
 from rapid_diffusion.images.label import holds_label
 from server.capabilities import Capabilities
-from server.errors import Problem, invalid, not_built, problem_of_validation, shown
+from server.errors import Problem, invalid, problem_of_validation, shown
 from server.middleware import read_body
 from server.schemas import GenerationRequest, ImageFormat
 
@@ -65,8 +65,6 @@ def parse_json(body: bytes) -> Any:
 
 def check_capabilities(request: GenerationRequest, able: Capabilities) -> None:
     """Refuse what this version or this model cannot do. Raises `Problem`, naming the field."""
-    if request.response_format == "url":
-        raise not_built("response_format", "url", "b64_json, binary")
     _check_model(request, able)
     height, width = final_size(request, able)
     if request.label is not None and request.label.explicit and not holds_label(height, width):
@@ -106,6 +104,9 @@ def choose_delivery(request: GenerationRequest, accept: str) -> Delivery:
     pictures = [_IMAGE_TYPES[name] for name in wanted if name in _IMAGE_TYPES]
     if not pictures or any(name in ("application/json", "*/*") for name in wanted):
         return Delivery(request.output_format, request.response_format == "binary")
+    if request.response_format == "url":
+        expected = ", ".join(pictures)
+        raise invalid("response_format", "accept_conflict", "url", expected=expected)
     if "output_format" in request.model_fields_set and request.output_format not in pictures:
         expected = ", ".join(pictures)
         raise invalid("output_format", "accept_conflict", request.output_format, expected=expected)

@@ -4,6 +4,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 
 from anyio import to_thread
@@ -11,7 +12,9 @@ from fastapi import APIRouter, Request, Response
 
 from server.answers import Finished, build_answer
 from server.device import WorkRequest
+from server.drawing import result_bytes
 from server.errors import Problem, problem_of_error
+from server.images import Addresses
 from server.labels import label_position
 from server.reading import (
     Delivery,
@@ -67,26 +70,40 @@ async def answer_in_time(
 ) -> Answered:
     """Draw while the client waits, and build the answer beside the event loop.
 
-    Raises the problem of a failed run, or `deadline` where the client's time is over.
+    Raises the problem of a failed run, `deadline` where the client's time is over, and those of
+    `Service.addresses`.
     """
+    addresses = service.addresses(request, asked)
     try:
         async with asyncio.timeout(asked.deadline_ms and asked.deadline_ms / 1000):
-            done = await draw_while_client_waits(request, service, asked)
-            finished = Finished(
-                request=asked,
-                result=done.result,
-                delivery=delivery,
-                capabilities=service.capabilities,
-                producer=service.settings.content_producer,
-                began=request.state.began,
-                queue_seconds=done.queue_seconds,
-                label=label_position(asked, service.capabilities, service.settings),
-            )
-            answer = await to_thread.run_sync(build, finished)
+            with await _room(service, asked, addresses):
+                done = await draw_while_client_waits(request, service, asked)
+                finished = Finished(
+                    request=asked,
+                    result=done.result,
+                    delivery=delivery,
+                    capabilities=service.capabilities,
+                    producer=service.settings.content_producer,
+                    began=request.state.began,
+                    queue_seconds=done.queue_seconds,
+                    label=label_position(asked, service.capabilities, service.settings),
+                    addresses=addresses,
+                )
+                answer = await to_thread.run_sync(build, finished)
     except TimeoutError:
         raise Problem("deadline", values={"received": asked.deadline_ms}) from None
     service.metrics.latency.observe(time.monotonic() - request.state.began)
     return answer
+
+
+async def _room(
+    service: Service, asked: GenerationRequest, addresses: Addresses | None
+) -> AbstractContextManager[None]:
+    """Room on the disk for pictures that are kept; `Problem` where there is none."""
+    if addresses is None or service.jobs is None:
+        return nullcontext()
+    others = await asyncio.to_thread(service.jobs.journal.bytes_held)
+    return addresses.store.room(result_bytes(asked, service.capabilities), others)
 
 
 async def draw_while_client_waits(

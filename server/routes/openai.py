@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 
-from server.answers import Drawn, encode_answer
+from server.answers import Drawn, Finished, encode_answer, give_pictures, new_answer_id
 from server.errors import Problem, error_object, language_of, problem_of_error
 from server.openai_schemas import OpenAIRequest, generation_of
 from server.reading import Delivery, check_capabilities, read_request
@@ -58,12 +58,13 @@ async def models(request: Request) -> Response:
 
 async def _draw(request: Request, service: Service, ours: GenerationRequest) -> tuple[Drawn, str]:
     """The pictures, and the prompt with the names of its entities."""
-    name = f"img_{request.state.request_id[-32:]}"
     delivery = Delivery(ours.output_format, False)
-    drawn = await answer_in_time(
-        request, service, ours, delivery, lambda finished: encode_answer(finished, name)
-    )
+    drawn = await answer_in_time(request, service, ours, delivery, _encode)
     return drawn, _revised(ours.prompt, drawn.body["entities"])
+
+
+def _encode(finished: Finished) -> Drawn:
+    return give_pictures(encode_answer(finished, new_answer_id()), finished.addresses)
 
 
 async def _events(
@@ -88,8 +89,7 @@ async def _events(
 
 def _body(ours: GenerationRequest, drawn: Drawn, prompt: str) -> dict[str, Any]:
     """OpenAI's answer; our own facts stand beside its fields."""
-    pairs = zip(drawn.body["data"], drawn.images, strict=True)
-    data = [{**entry, "b64_json": i.base64(), "revised_prompt": prompt} for entry, i in pairs]
+    data = [{**entry, "revised_prompt": prompt} for entry in drawn.body["data"]]
     return drawn.body | _facts(ours, drawn) | {"data": data}
 
 
