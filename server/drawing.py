@@ -12,11 +12,12 @@ from server.device import WorkerLostError, WorkRequest
 from server.errors import Problem, error_object, problem_of_error
 from server.labels import label_position
 from server.live import LiveJob
+from server.previews import PARTIAL_IMAGE, partial_event, preview_style
 from server.reading import Delivery, final_size, knowledge_argument, pipeline_arguments
 from server.results import ResultStore
 from server.schemas import GenerationRequest
 from server.settings import Settings
-from server.worker import Failed, Progress, Started, Succeeded, Worker
+from server.worker import Failed, Preview, Progress, Started, Succeeded, Worker
 
 if TYPE_CHECKING:
     from server.jobs import Jobs
@@ -48,6 +49,9 @@ async def draw_job(
         elif isinstance(event, Progress):
             live.progress = (event.step, event.steps)
             live.publish("progress", {"step": event.step, "steps": event.steps})
+        elif isinstance(event, Preview):
+            style = preview_style(live.asked, able, settings, live.record.id)
+            live.publish(PARTIAL_IMAGE, await asyncio.to_thread(partial_event, event, style))
         else:
             last = event
     if isinstance(last, Failed):
@@ -85,6 +89,7 @@ def _work(live: LiveJob) -> WorkRequest:
         prompt=live.asked.prompt,
         arguments=pipeline_arguments(live.asked, record.seed),
         knowledge=knowledge_argument(live.asked),
+        previews=live.asked.partial_images,
     )
 
 

@@ -71,6 +71,12 @@ def check_capabilities(request: GenerationRequest, able: Capabilities) -> None:
         raise invalid("label.explicit", "label_too_small", True, size=f"{width}x{height}")
 
 
+def check_partial_images(partial_images: int, request: GenerationRequest) -> None:
+    """Refuse to show candidates on their way: nobody knows yet which one is the picture."""
+    if partial_images and request.num_candidates > 1:
+        raise invalid("partial_images", "single_candidate", partial_images)
+
+
 def _check_model(request: GenerationRequest, able: Capabilities) -> None:
     if _effective_size(request, able) not in able.sizes:
         raise _unsupported_size(request, able)

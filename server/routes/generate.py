@@ -5,6 +5,7 @@ import secrets
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from anyio import to_thread
@@ -26,7 +27,7 @@ from server.reading import (
 )
 from server.schemas import GenerationRequest
 from server.service import Service, service_of
-from server.worker import Failed, Succeeded, Ticket, Worker
+from server.worker import Failed, Preview, Succeeded, Ticket, Worker
 
 _SCHEMA: dict[str, Any] = {"application/json": {"schema": GenerationRequest.model_json_schema()}}
 _PROBLEM: dict[str, Any] = {"description": "a problem", "content": {"application/problem+json": {}}}
@@ -61,12 +62,21 @@ async def generate(request: Request) -> Response:
     return await answer_in_time(request, service, asked, delivery, build_answer)
 
 
+@dataclass(frozen=True)
+class Watching:
+    """A client that wants `count` previews of each picture, shown as they come."""
+
+    count: int
+    show: Callable[[Preview], None]
+
+
 async def answer_in_time(
     request: Request,
     service: Service,
     asked: GenerationRequest,
     delivery: Delivery,
     build: Callable[[Finished], Answered],
+    watching: Watching | None = None,
 ) -> Answered:
     """Draw while the client waits, and build the answer beside the event loop.
 
@@ -77,7 +87,7 @@ async def answer_in_time(
     try:
         async with asyncio.timeout(asked.deadline_ms and asked.deadline_ms / 1000):
             with await _room(service, asked, addresses):
-                done = await draw_while_client_waits(request, service, asked)
+                done = await draw_while_client_waits(request, service, asked, watching)
                 finished = Finished(
                     request=asked,
                     result=done.result,
@@ -107,7 +117,10 @@ async def _room(
 
 
 async def draw_while_client_waits(
-    request: Request, service: Service, asked: GenerationRequest
+    request: Request,
+    service: Service,
+    asked: GenerationRequest,
+    watching: Watching | None = None,
 ) -> Succeeded:
     """Queue the request and wait for its end; a failed run is raised as its problem."""
     seed = secrets.randbelow(2**32) if asked.seed is None else asked.seed
@@ -116,6 +129,7 @@ async def draw_while_client_waits(
         prompt=asked.prompt,
         arguments=pipeline_arguments(asked, seed),
         knowledge=knowledge_argument(asked),
+        previews=0 if watching is None else watching.count,
         deadline_seconds=asked.deadline_ms and asked.deadline_ms / 1000,
     )
     service.charge(request, asked)
@@ -123,6 +137,8 @@ async def draw_while_client_waits(
     leaving = asyncio.create_task(_cancel_when_client_leaves(request, service.worker, ticket))
     try:
         async for event in service.worker.events(ticket):
+            if isinstance(event, Preview) and watching is not None:
+                watching.show(event)
             last = event
     finally:
         leaving.cancel()

@@ -79,6 +79,13 @@ def test_process_draws_what_the_library_draws(
     assert picture["pixel_sha256"] == hashlib.sha256(drawn.tobytes()).hexdigest()
 
 
+def test_partial_images_come_out_of_the_process(client: httpx.Client, wanted: list[str]) -> None:
+    body = BODY | {"stream": True, "partial_images": 2}
+    answer = client.post("/v1/images/generations", json=body)
+    assert answer.text.count("event: image_generation.partial_image\n") == 2
+    assert f'"pixel_sha256": "{wanted[0]}"' in answer.text
+
+
 def test_errors_come_through_with_their_field(client: httpx.Client) -> None:
     answer = client.post("/generate", json={"prompt": "老虎", "entities": [{"id": "nobody"}]})
     assert (answer.status_code, answer.json()["error"]["param"]) == (422, "entities")
