@@ -21,6 +21,7 @@ import httpx
 import torch
 
 from rapid_diffusion import RapidDiffusionPipeline
+from rapid_diffusion.images.label import draw_label
 from rapid_diffusion.testing import build_micro_model
 from server.encoding import pixel_sha256
 from server.main import run
@@ -130,7 +131,7 @@ def _compare(port: int, pipeline: RapidDiffusionPipeline, report: Survival) -> N
                 report.lost += 1
                 continue
             drawn = pipeline("老虎", seed=job["seed"], num_inference_steps=20, output_type="numpy")
-            wanted = pixel_sha256(drawn.images[0])
+            wanted = pixel_sha256(draw_label(drawn.images[0]))
             got = {*seen, job["result"]["data"][0]["pixel_sha256"]}
             report.different += got != {wanted}
 

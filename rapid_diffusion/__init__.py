@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         RapidDiffusionError,
     )
     from rapid_diffusion.pipeline import RapidDiffusionPipeline
+    from rapid_diffusion.previewing import Previews
     from rapid_diffusion.rendering import GenerationResult
     from rapid_diffusion.text.entities import EntityWeight
     from rapid_diffusion.version import __version__
@@ -29,6 +30,7 @@ __all__ = [
     "MissingDependencyError",
     "NumericalError",
     "OutputError",
+    "Previews",
     "RapidDiffusionError",
     "RapidDiffusionPipeline",
     "__version__",
@@ -40,6 +42,7 @@ _HOMES = {
     "Cancellation": "canceling",
     "EntityWeight": "text.entities",
     "GenerationResult": "rendering",
+    "Previews": "previewing",
     "RapidDiffusionPipeline": "pipeline",
     "__version__": "version",
 }

@@ -10,9 +10,10 @@ from typing import Any
 from fastapi import Response
 
 from rapid_diffusion import GenerationResult
-from rapid_diffusion.images.label import generation_text
+from rapid_diffusion.images.label import Position, explicit_fact, generation_text
 from server.capabilities import Capabilities
 from server.encoding import EncodedImage, encode_image
+from server.images import Addresses
 from server.reading import Delivery
 from server.schemas import GenerationRequest
 
@@ -28,6 +29,8 @@ class Finished:
     producer: str
     began: float
     queue_seconds: float
+    label: Position | None = None  # the corner of the explicit label
+    addresses: Addresses | None = None  # where the pictures are kept that are not in the answer
 
 
 @dataclass(frozen=True)
@@ -49,8 +52,9 @@ def encode_answer(finished: Finished, answer_id: str) -> Drawn:
         _text_of(finished, seed, f"{answer_id}-{index}")
         for index, seed in enumerate(finished.result.seeds)
     ]
+    kind, quality = finished.delivery.image_format, finished.request.output_quality
     images = [
-        encode_image(pixels, finished.delivery.image_format, finished.request.output_quality, text)
+        encode_image(pixels, kind, quality, text, finished.label)
         for pixels, text in zip(finished.result.images, texts, strict=True)
     ]
     timings = _timings(finished, encoding, time.monotonic())
@@ -61,14 +65,29 @@ def encode_answer(finished: Finished, answer_id: str) -> Drawn:
 
 def build_answer(finished: Finished) -> Response:
     """The answer with its pictures in it; nothing is sent before all of it is ready. Slow."""
-    drawn = encode_answer(finished, f"img_{uuid.uuid4().hex}")
+    drawn = encode_answer(finished, new_answer_id())
     spent = {"Server-Timing": drawn.spent}
     if finished.delivery.binary:
         return _binary_answer(finished, drawn.images[0], spent)
-    for entry, image in zip(drawn.body["data"], drawn.images, strict=True):
-        entry["b64_json"] = image.base64()
+    give_pictures(drawn, finished.addresses)
     content = json.dumps(drawn.body, ensure_ascii=False, allow_nan=False).encode()
     return Response(content, headers=spent, media_type="application/json")
+
+
+def give_pictures(drawn: Drawn, addresses: Addresses | None) -> Drawn:
+    """Put the pictures into the body's `data`: their bytes, or their addresses. Slow."""
+    if addresses is None:
+        given = [{"b64_json": image.base64()} for image in drawn.images]
+    else:
+        given = addresses.keep(drawn.body["id"], drawn.images)
+    for entry, more in zip(drawn.body["data"], given, strict=True):
+        entry |= more
+    return drawn
+
+
+def new_answer_id() -> str:
+    """A number that nobody can guess: with it a picture is fetched."""
+    return f"img_{uuid.uuid4().hex}"
 
 
 def _binary_answer(finished: Finished, image: EncodedImage, headers: dict[str, str]) -> Response:
@@ -98,7 +117,7 @@ def _describe(
         "repro": {"key": _repro_key(finished), "engine": able.engine},
         "provenance": {
             "aigc": [json.loads(text["AIGC"]) for text in texts],
-            "explicit": False,
+            **explicit_fact(finished.label),
         },
     }
 
@@ -113,6 +132,7 @@ def _text_of(finished: Finished, seed: int, produce_id: str) -> dict[str, str]:
     facts = finished.result.parameters | {
         "prompt": finished.request.prompt,
         "seed": seed,
+        "label": explicit_fact(finished.label),
         **finished.request.model_dump(include={"entities"}),
         **finished.capabilities.origin,
     }
@@ -157,6 +177,7 @@ def _repro_key(finished: Finished) -> str:
         "entities": finished.request.model_dump(include={"entities"}),
         "parameters": finished.result.parameters,
         "seeds": finished.result.seeds,
+        "label": finished.label,
     }
     content = json.dumps(facts, sort_keys=True, ensure_ascii=False).encode()
     return f"sha256:{hashlib.sha256(content).hexdigest()}"

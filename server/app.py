@@ -22,7 +22,7 @@ from server.keys import Keys
 from server.metrics import Metrics
 from server.middleware import Guard, RequestContext
 from server.process import RemoteDevice
-from server.routes import capabilities, generate, health, jobs, openai
+from server.routes import capabilities, generate, health, images, jobs, openai
 from server.service import Service
 from server.settings import Settings
 from server.worker import Worker
@@ -62,7 +62,7 @@ def create_app(settings: Settings, pipeline: RapidDiffusionPipeline | RemoteDevi
     kept = None if settings.state is None else Jobs(settings, able, worker, metrics)
     keys = None if settings.keys_file is None else Keys.read(settings.keys_file)
     app.state.service = Service(settings, able, worker, metrics, kept, keys)
-    for room in (generate, openai, jobs, health, capabilities):
+    for room in (generate, openai, images, jobs, health, capabilities):
         app.include_router(room.router)
     app.add_middleware(Guard, settings=settings, keys=keys)
     app.add_middleware(RequestContext, metrics=metrics)  # the last one added is the outermost

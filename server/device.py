@@ -7,12 +7,34 @@ from collections.abc import Callable, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from rapid_diffusion import Cancellation, EntityWeight, GenerationResult, RapidDiffusionPipeline
+from torch import Tensor
+
+from rapid_diffusion import (
+    Cancellation,
+    EntityWeight,
+    GenerationResult,
+    Previews,
+    RapidDiffusionPipeline,
+)
 from rapid_diffusion.errors import NumericalError
+from rapid_diffusion.images.convert import Pixels, unit_to_pixels
 from server.admission import Measured
 from server.capabilities import Capabilities, read_capabilities
 
-AfterStep = Callable[[int, int], None]
+
+@dataclass(frozen=True)
+class Preview:
+    """Preview `number` of picture `picture` (both from 0): uint8 (h, w, 3), before enlarging."""
+
+    picture: int
+    number: int
+    pixels: Pixels
+
+
+class AfterStep(Protocol):
+    """Hears of each step, and of the previews that it made."""
+
+    def __call__(self, step: int, steps: int, previews: Sequence[Preview] = ()) -> None: ...
 
 
 class WorkerLostError(RuntimeError):
@@ -27,6 +49,7 @@ class WorkRequest:
     prompt: str
     arguments: dict[str, Any]
     knowledge: bool | list[EntityWeight] = True
+    previews: int = 0  # how many of each picture, on its way
     deadline_seconds: float | None = None  # refused where the work before it takes longer
 
 
@@ -104,24 +127,58 @@ def draw(
     """
     wanted = request.arguments
     pictures = wanted.get("num_images_per_prompt", 1) * wanted.get("num_candidates", 1)
+    shown_after = _shown_after(pipeline, request)
+    estimates = Previews(shown_after)
     moved = 0
 
     def tell(_step: int, steps: int, latents: Sized) -> None:
         nonlocal moved
         moved += len(latents)
-        after_step(min(steps, max(1, moved // pictures)), steps)
+        made = [
+            p
+            for e in estimates.take()
+            for p in _preview(pipeline, e.latents, e.place, shown_after.index(e.step))
+        ]
+        after_step(min(steps, max(1, moved // pictures)), steps, made)
 
-    result = pipeline(
-        request.prompt,
-        **request.arguments,
-        knowledge=request.knowledge,
-        output_type="numpy",
-        callback_on_step_end=tell,
-    )
+    with estimates.watching():
+        result = pipeline(
+            request.prompt,
+            **request.arguments,
+            knowledge=request.knowledge,
+            output_type="numpy",
+            callback_on_step_end=tell,
+        )
     for image in result.images:
         if image.min() == image.max():
             raise NumericalError("the picture is one flat colour, which no prompt asks for")
     return result
+
+
+def preview_steps(previews: int, steps: int) -> list[int]:
+    """After which steps to look: evenly spread, never after the last; fewer where steps are few."""
+    found = {round(steps * (number + 1) / (previews + 1)) for number in range(previews)}
+    return sorted(step for step in found if 0 < step < steps)
+
+
+def _shown_after(pipeline: RapidDiffusionPipeline, request: WorkRequest) -> list[int]:
+    if not request.previews:
+        return []
+    name = "num_inference_steps"
+    return preview_steps(
+        request.previews, request.arguments.get(name) or pipeline.default_parameters[name]
+    )
+
+
+def _preview(
+    pipeline: RapidDiffusionPipeline, latents: Tensor, picture: int, number: int
+) -> list[Preview]:
+    """The picture of an estimate; none of a NaN, which the engine sees to itself."""
+    try:
+        decoded = pipeline.decode(latents[None])
+    except NumericalError:
+        return []
+    return [Preview(picture, number, unit_to_pixels(decoded)[0])]
 
 
 def _nothing() -> None:

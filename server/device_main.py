@@ -9,7 +9,7 @@ import os
 import queue
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any, Literal
@@ -18,7 +18,7 @@ from rapid_diffusion import Cancellation, RapidDiffusionPipeline
 from rapid_diffusion.errors import CanceledError
 from server.admission import Measured
 from server.capabilities import read_capabilities
-from server.device import WorkRequest, draw
+from server.device import Preview, WorkRequest, draw
 from server.wire import pack_error
 
 BEAT_SECONDS = 0.25
@@ -140,9 +140,9 @@ def _answer(
 ) -> tuple[Literal["done", "failed"], Any]:
     """The worker's edge: a result, or whatever the run raised, with its traceback in the log."""
 
-    def after_step(step: int, steps: int) -> None:
+    def after_step(step: int, steps: int, previews: Sequence[Preview] = ()) -> None:
         order.moves, order.at_end = order.moves + 1, step == steps
-        hands.send(order.number, "step", (step, steps))
+        hands.send(order.number, "step", (step, steps, previews))
 
     try:
         if order.cancellation.canceled:

@@ -10,12 +10,14 @@ from server.answers import Finished, encode_answer
 from server.capabilities import Capabilities
 from server.device import WorkerLostError, WorkRequest
 from server.errors import Problem, error_object, problem_of_error
-from server.job_schemas import JobRequest
+from server.labels import label_position
 from server.live import LiveJob
-from server.reading import Delivery, knowledge_argument, pipeline_arguments
+from server.previews import PARTIAL_IMAGE, partial_event, preview_style
+from server.reading import Delivery, final_size, knowledge_argument, pipeline_arguments
 from server.results import ResultStore
+from server.schemas import GenerationRequest
 from server.settings import Settings
-from server.worker import Failed, Progress, Started, Succeeded, Worker
+from server.worker import Failed, Preview, Progress, Started, Succeeded, Worker
 
 if TYPE_CHECKING:
     from server.jobs import Jobs
@@ -47,6 +49,9 @@ async def draw_job(
         elif isinstance(event, Progress):
             live.progress = (event.step, event.steps)
             live.publish("progress", {"step": event.step, "steps": event.steps})
+        elif isinstance(event, Preview):
+            style = preview_style(live.asked, able, settings, live.record.id)
+            live.publish(PARTIAL_IMAGE, await asyncio.to_thread(partial_event, event, style))
         else:
             last = event
     if isinstance(last, Failed):
@@ -60,6 +65,7 @@ async def draw_job(
         producer=settings.content_producer,
         began=began,
         queue_seconds=last.queue_seconds,
+        label=label_position(live.asked, able, settings),
     )
     return await asyncio.to_thread(_store, jobs.store, live.record.id, finished)
 
@@ -70,11 +76,9 @@ def outcome_of_error(error: BaseException) -> JobOutcome:
     return JobOutcome("failed", error_object(problem.code, problem.param, problem.values, "en"), 0)
 
 
-def result_bytes(asked: JobRequest, able: Capabilities) -> int:
-    """The most that a job's files can take: raw pixels, and some room for the metadata."""
-    scale = asked.upscale or able.defaults["upscale"]
-    width = (asked.width or able.defaults["width"]) * scale
-    height = (asked.height or able.defaults["height"]) * scale
+def result_bytes(asked: GenerationRequest, able: Capabilities) -> int:
+    """The most that a request's files can take: raw pixels, and some room for the metadata."""
+    height, width = final_size(asked, able)
     return int(asked.num_images_per_prompt * (3 * height * width + 32_768))
 
 
@@ -85,6 +89,7 @@ def _work(live: LiveJob) -> WorkRequest:
         prompt=live.asked.prompt,
         arguments=pipeline_arguments(live.asked, record.seed),
         knowledge=knowledge_argument(live.asked),
+        previews=live.asked.partial_images,
     )
 
 

@@ -13,14 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from rapid_diffusion.images.label import exif_with
+from rapid_diffusion.images.label import Position, draw_label, exif_with
 from rapid_diffusion.images.png import encode_png
 from server.schemas import ImageFormat
 
 
 @dataclass(frozen=True)
 class EncodedImage:
-    """One picture as a file, with the hash of its pixels before any lossy step."""
+    """One picture as a file, with the hash of its pixels, label and all, before any lossy step."""
 
     content: bytes
     mime_type: str
@@ -44,9 +44,18 @@ class EncodedImage:
 
 
 def encode_image(
-    pixels: NDArray[np.uint8], image_format: ImageFormat, quality: int, text: dict[str, str]
+    pixels: NDArray[np.uint8],
+    image_format: ImageFormat,
+    quality: int,
+    text: dict[str, str],
+    label: Position | None = None,
 ) -> EncodedImage:
-    """Encode (H, W, 3) uint8 pixels; `text` goes into PNG chunks or EXIF."""
+    """Encode (H, W, 3) uint8 pixels with the explicit label in the corner `label`, if any.
+
+    `text` goes into PNG chunks or EXIF.
+    """
+    if label is not None:
+        pixels = draw_label(pixels, label)
     if image_format == "png":
         content = encode_png(pixels, text=text)
     else:

@@ -4,7 +4,7 @@ from pydantic import Field
 
 from server.capabilities import Capabilities
 from server.errors import invalid, not_built
-from server.reading import check_capabilities
+from server.reading import check_capabilities, check_partial_images
 from server.schemas import MAX_SEED, GenerationRequest
 
 
@@ -12,6 +12,7 @@ class JobRequest(GenerationRequest):
     """A job. Of those that wait, higher `priority` goes first; `deadline_ms` counts from now."""
 
     priority: int = Field(0, ge=-10, le=10)
+    partial_images: int = Field(0, ge=0, le=3, description="previews of each picture, as events")
     webhook: str | None = Field(None, min_length=1, max_length=2000)
 
 
@@ -26,6 +27,7 @@ def check_job(asked: JobRequest, able: Capabilities) -> None:
     if asked.response_format == "binary":
         raise not_built("response_format", "binary", "url")
     check_capabilities(asked.model_copy(update={"response_format": "b64_json"}), able)
+    check_partial_images(asked.partial_images, asked)
     most = MAX_SEED - asked.num_images_per_prompt + 1
     if asked.seed is not None and asked.seed > most:
         raise invalid("seed", "less_than_equal", asked.seed, le=most)

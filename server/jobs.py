@@ -17,6 +17,7 @@ from typing import Any, ParamSpec
 from server.capabilities import Capabilities
 from server.drawing import JobOutcome, draw_job, outcome_of_error, result_bytes
 from server.errors import Problem
+from server.images import ImageStore
 from server.job_schemas import JobRequest
 from server.journal import JobRecord, Journal, NewJob
 from server.live import LiveJob
@@ -46,6 +47,8 @@ class Jobs:
         self._lock = lock_state(settings.state)
         self.journal = Journal(settings.state / "journal.sqlite3")
         self.store = ResultStore(settings.state / "results")
+        quota, hours = settings.state_quota_bytes, settings.retention_hours
+        self.images = ImageStore(settings.state / "images", quota, hours)
         self.live: dict[str, LiveJob] = {}
         self._waiting: list[LiveJob] = []
         self._used: dict[str, float] = {}  # seconds drawn for each owner: the least served is next
@@ -180,7 +183,7 @@ class Jobs:
             self._metrics.admission_rejected.labels(reason="overloaded").inc()
             values = {"received": len(self._waiting), "seconds": round(ahead)}
             raise Problem("overloaded", values=values, retry_after=max(1.0, late, ahead / 10))
-        held = await asyncio.to_thread(self.journal.bytes_held)
+        held = self.images.held + await asyncio.to_thread(self.journal.bytes_held)
         if held + job.reserved > self._settings.state_quota_bytes:
             oldest = await asyncio.to_thread(self.journal.oldest_result) or time.time()
             due = oldest + 3600 * self._settings.retention_hours - time.time()
@@ -278,6 +281,7 @@ class Jobs:
             try:
                 gone = await asyncio.to_thread(self.journal.forget, before)
                 await asyncio.to_thread(self.store.remove, gone)
+                await asyncio.to_thread(self.images.sweep)
             except sqlite3.Error as error:
                 logger.error("old jobs could not be forgotten", exc_info=error)
             await asyncio.sleep(_SWEEP_SECONDS)

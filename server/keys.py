@@ -1,6 +1,8 @@
 """API keys: hashed at rest, compared in constant time, each with its own allowance of work.
 
-python -m server.keys NAME     a new key, and the entry for the keys file that goes with it
+python -m server.keys NAME [unlabelled]     a new key, and its entry for the keys file
+
+With `unlabelled` it may have pictures without the explicit label.
 """
 
 import hashlib
@@ -10,17 +12,19 @@ import secrets
 import sys
 import time
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rapid_diffusion.errors import InvalidRequestError
 from server.errors import Problem
 
+UNLABELLED = "unlabelled"  # may have pictures without the explicit label
 _CONFIG = ConfigDict(extra="forbid", frozen=True)
 
 
 class Key(BaseModel):
-    """One key: the SHA-256 of its text (256 random bits need no slow hash), and its allowance."""
+    """One key: the SHA-256 of its text (256 random bits need no slow hash), and what it may."""
 
     model_config = _CONFIG
 
@@ -29,6 +33,7 @@ class Key(BaseModel):
     seconds_per_minute: float | None = Field(
         default=None, gt=0, description="of drawing; None: no limit"
     )
+    scopes: tuple[Literal["unlabelled"], ...] = ()
 
 
 class KeyFile(BaseModel):
@@ -44,6 +49,7 @@ class Keys:
 
     def __init__(self, keys: list[Key]) -> None:
         self._keys = keys
+        self._scopes = {key.name: key.scopes for key in keys}
         self._purses = {
             key.name: _Purse(key.seconds_per_minute) for key in keys if key.seconds_per_minute
         }
@@ -70,6 +76,10 @@ class Keys:
             if hmac.compare_digest(key.sha256, digest):
                 found = key.name
         return found
+
+    def allows(self, owner: str, scope: str) -> bool:
+        """Whether this owner's key has a scope."""
+        return scope in self._scopes.get(owner, ())
 
     def spend(self, owner: str, seconds: float) -> None:
         """Take predicted seconds of work from an owner's allowance.
@@ -100,21 +110,23 @@ class _Purse:
         return 0.0
 
 
-def new_key(name: str) -> tuple[str, Key]:
+def new_key(name: str, *scopes: str) -> tuple[str, Key]:
     """A key to give away, and what is kept of it."""
     text = f"rd-{secrets.token_urlsafe(32)}"
     digest = hashlib.sha256(text.encode()).hexdigest()
-    return text, Key(name=name, sha256=digest)
+    kept = {"name": name, "sha256": digest, "scopes": scopes}
+    return text, Key.model_validate(kept)
 
 
 def main(arguments: list[str]) -> int:
     """Write a new key to stderr, for one person, and its entry to stdout, for the file."""
-    if len(arguments) != 1:
-        sys.stderr.write("usage: python -m server.keys NAME\n")
+    if len(arguments) not in (1, 2) or arguments[1:] not in ([], [UNLABELLED]):
+        sys.stderr.write(f"usage: python -m server.keys NAME [{UNLABELLED}]\n")
         return 2
-    text, key = new_key(arguments[0])
+    text, key = new_key(*arguments)
     sys.stderr.write(f"{text}\n")
-    sys.stdout.write(json.dumps(key.model_dump(exclude_none=True), ensure_ascii=False) + "\n")
+    entry = key.model_dump(mode="json", exclude_defaults=True)
+    sys.stdout.write(json.dumps(entry, ensure_ascii=False) + "\n")
     return 0
 
 

@@ -5,7 +5,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from server.capabilities import Capabilities
-from server.errors import Problem, invalid, not_built, problem_of_validation
+from server.errors import Problem, invalid, problem_of_validation
+from server.reading import check_partial_images
 from server.schemas import GenerationRequest, ImageFormat
 
 
@@ -41,8 +42,8 @@ def generation_of(asked: OpenAIRequest, able: Capabilities) -> GenerationRequest
     """The same request in our own words. Raises `Problem`, naming OpenAI's field."""
     if asked.model not in (None, able.name):
         raise _unsupported("model", asked.model, [able.name])
-    if asked.partial_images:
-        raise not_built("partial_images", asked.partial_images, "0")
+    if asked.partial_images and not asked.stream:
+        raise invalid("partial_images", "no_stream", asked.partial_images)
     given = {name: getattr(asked, name) for name in asked.model_fields_set}
     ours: dict[str, Any] = dict(asked.model_extra or {})
     for name in (*_SAME, *_OURS):
@@ -50,9 +51,11 @@ def generation_of(asked: OpenAIRequest, able: Capabilities) -> GenerationRequest
             ours[_OURS.get(name, name)] = given[name]
     ours |= _size_of(asked, ours.get("upscale"), able)
     try:
-        return GenerationRequest.model_validate(ours)
+        request = GenerationRequest.model_validate(ours)
     except ValidationError as error:
         raise problem_of_validation(error) from None
+    check_partial_images(asked.partial_images or 0, request)
+    return request
 
 
 def _size_of(asked: OpenAIRequest, upscale: Any, able: Capabilities) -> dict[str, int]:

@@ -8,8 +8,9 @@ from fastapi import Request
 from pydantic import BaseModel, ValidationError
 
 from rapid_diffusion import EntityWeight
+from rapid_diffusion.images.label import holds_label
 from server.capabilities import Capabilities
-from server.errors import Problem, invalid, not_built, problem_of_validation, shown
+from server.errors import Problem, invalid, problem_of_validation, shown
 from server.middleware import read_body
 from server.schemas import GenerationRequest, ImageFormat
 
@@ -64,13 +65,16 @@ def parse_json(body: bytes) -> Any:
 
 def check_capabilities(request: GenerationRequest, able: Capabilities) -> None:
     """Refuse what this version or this model cannot do. Raises `Problem`, naming the field."""
-    if request.response_format == "url":
-        raise not_built("response_format", "url", "b64_json, binary")
-    if request.label is not None and request.label.explicit:
-        raise not_built("label.explicit", True, "false: the label is in the file's metadata only")
-    if request.label is not None and request.label.position is not None:
-        raise not_built("label.position", request.label.position, "no position")
     _check_model(request, able)
+    height, width = final_size(request, able)
+    if request.label is not None and request.label.explicit and not holds_label(height, width):
+        raise invalid("label.explicit", "label_too_small", True, size=f"{width}x{height}")
+
+
+def check_partial_images(partial_images: int, request: GenerationRequest) -> None:
+    """Refuse to show candidates on their way: nobody knows yet which one is the picture."""
+    if partial_images and request.num_candidates > 1:
+        raise invalid("partial_images", "single_candidate", partial_images)
 
 
 def _check_model(request: GenerationRequest, able: Capabilities) -> None:
@@ -106,6 +110,9 @@ def choose_delivery(request: GenerationRequest, accept: str) -> Delivery:
     pictures = [_IMAGE_TYPES[name] for name in wanted if name in _IMAGE_TYPES]
     if not pictures or any(name in ("application/json", "*/*") for name in wanted):
         return Delivery(request.output_format, request.response_format == "binary")
+    if request.response_format == "url":
+        expected = ", ".join(pictures)
+        raise invalid("response_format", "accept_conflict", "url", expected=expected)
     if "output_format" in request.model_fields_set and request.output_format not in pictures:
         expected = ", ".join(pictures)
         raise invalid("output_format", "accept_conflict", request.output_format, expected=expected)
@@ -167,6 +174,13 @@ def _unsupported_size(request: GenerationRequest, able: Capabilities) -> Problem
 def _effective_size(request: GenerationRequest, able: Capabilities) -> tuple[int, int]:
     defaults = able.defaults
     return request.height or defaults["height"], request.width or defaults["width"]
+
+
+def final_size(request: GenerationRequest, able: Capabilities) -> tuple[int, int]:
+    """(height, width) of the picture in the answer."""
+    scale = request.upscale or able.defaults["upscale"]
+    height, width = _effective_size(request, able)
+    return height * scale, width * scale
 
 
 def _each_name_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

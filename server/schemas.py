@@ -14,6 +14,8 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from rapid_diffusion.images.label import Position
+
 MAX_SEED = 2**53 - 1  # the largest integer that every JSON client reads exactly
 MAX_PROMPT = 2000
 MAX_ENTITIES = 32
@@ -49,12 +51,21 @@ class EntityRequest(BaseModel):
 
 
 class LabelRequest(BaseModel):
-    """How the picture says that AI made it. Only the implicit label (metadata) is built today."""
+    """The label that people see; the one in the metadata is always there.
+
+    `explicit`: None leaves it to the server, false needs its permission. `position`: a corner.
+    """
 
     model_config = _PYDANTIC
 
-    explicit: bool = False
-    position: Literal["top_left", "top_right", "bottom_left", "bottom_right"] | None = None
+    explicit: bool | None = None
+    position: Position | None = None
+
+    @model_validator(mode="after")
+    def _nothing_has_no_place(self) -> Self:
+        if self.explicit is False and self.position is not None:
+            raise PydanticCustomError("label_nowhere", "label", {"field": "label.position"})
+        return self
 
 
 def _entities_tag(value: Any) -> str | None:

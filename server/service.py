@@ -1,17 +1,26 @@
 """What the routes share: the parts of one running server, and how a route reaches them."""
 
+import logging
+import re
 from dataclasses import dataclass
 
 from fastapi import Request
 
 from server.capabilities import Capabilities
+from server.errors import invalid
+from server.images import Addresses
 from server.jobs import Jobs
 from server.keys import Keys
+from server.labels import check_unlabelled
 from server.metrics import Metrics
 from server.reading import pipeline_arguments
 from server.schemas import GenerationRequest
 from server.settings import Settings
 from server.worker import Worker
+
+_HOST = re.compile(r"[A-Za-z0-9._:\[\]-]{1,255}")
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -30,6 +39,29 @@ class Service:
         if self.keys is not None:
             seconds = self.worker.predict(pipeline_arguments(asked, 0))
             self.keys.spend(owner_of(request), seconds)
+
+    def check_label(self, request: Request, asked: GenerationRequest) -> None:
+        """Let a request go without the explicit label, and log it; `Problem` label_required."""
+        owner = owner_of(request)
+        if check_unlabelled(asked, self.settings, self.keys, owner):
+            logger.info("request %s of %r: no explicit label", request.state.request_id, owner)
+
+    def addresses(self, request: Request, asked: GenerationRequest) -> Addresses | None:
+        """Where the pictures are kept that are asked for by address; else None.
+
+        Raises `Problem`: invalid_parameter where this server keeps none.
+        """
+        if asked.response_format != "url":
+            return None
+        if self.jobs is None:
+            raise invalid("response_format", "needs_state", "url")
+        return Addresses(self.jobs.images, owner_of(request), base_of(request))
+
+
+def base_of(request: Request) -> str:
+    """How the client reached this server, `http://host:port`; empty where it does not say."""
+    host = request.headers.get("host", "")
+    return f"{request.url.scheme}://{host}" if _HOST.fullmatch(host) else ""
 
 
 def owner_of(request: Request) -> str:

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass, field
 
 from rapid_diffusion import GenerationResult
-from server.device import WorkRequest
+from server.device import Preview, WorkRequest
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ class Failed:
     error: BaseException
 
 
-Event = Started | Progress | Succeeded | Failed
+Event = Started | Progress | Preview | Succeeded | Failed
 
 
 @dataclass(eq=False)
@@ -54,6 +54,7 @@ class Ticket:
     outbox: "asyncio.Queue[Event]" = field(default_factory=asyncio.Queue)
     canceled_at: float | None = None
     losses: int = 0
+    shown: set[tuple[int, int]] = field(default_factory=set)  # previews: picture and number
     company: tuple[float, float] = (0.0, 0.0)  # as `Company.begin` says
 
     def publish(self, event: Event) -> None:

@@ -11,18 +11,18 @@ import threading
 import time
 from bisect import insort
 from collections import deque
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 from rapid_diffusion import GenerationResult
 from rapid_diffusion.errors import CanceledError, InvalidRequestError
 from server.admission import Company, Estimator, Measured
-from server.device import Device, WorkerLostError, WorkRequest
+from server.device import Device, Preview, WorkerLostError, WorkRequest
 from server.errors import Problem
 from server.metrics import Metrics
 from server.tickets import Event, Failed, Progress, Started, Succeeded, Ticket
 
-__all__ = ["Event", "Failed", "Progress", "Started", "Succeeded", "Ticket", "Worker"]
+__all__ = ["Event", "Failed", "Preview", "Progress", "Started", "Succeeded", "Ticket", "Worker"]
 
 MOST_LOSSES = 3  # so often a request may lose its device before it is taken for the cause
 
@@ -242,13 +242,17 @@ class Worker:
     def _draw(self, ticket: Ticket) -> GenerationResult:
         told = 0
 
-        def after_step(step: int, steps: int) -> None:
+        def after_step(step: int, steps: int, previews: Sequence[Preview] = ()) -> None:
             nonlocal told
             if ticket.canceled_at is not None:
                 raise CanceledError(f"canceled after {step} steps")
             if step > told:
                 told = step
                 ticket.publish(Progress(step, steps))
+            for preview in previews:  # a run that began anew shows nothing twice
+                if (shown := (preview.picture, preview.number)) not in ticket.shown:
+                    ticket.shown.add(shown)
+                    ticket.publish(preview)
 
         return self._device.draw(ticket.request, after_step)
 

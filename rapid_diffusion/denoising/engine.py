@@ -17,6 +17,7 @@ from rapid_diffusion.denoising.rows import Guidance, RowRequest, Ticket, noise_s
 from rapid_diffusion.denoising.samplers import SamplerTable
 from rapid_diffusion.denoising.turns import Turns
 from rapid_diffusion.errors import InvalidRequestError, NumericalError
+from rapid_diffusion.previewing import watch_of
 from rapid_diffusion.text.encoder import TextStates
 
 __all__ = [
@@ -201,13 +202,15 @@ class Engine:
 
 def _show(bucket: Bucket, seat: Seat) -> bool:
     """Call the previews that were asked for; False where one failed, and its row with it."""
-    ticket = seat.ticket
-    while ticket.previews:
-        try:
+    ticket, watch = seat.ticket, seat.ticket.request.watch
+    try:
+        if watch is not None and ticket.step in watch.steps:
+            watch.tell(ticket.step, bucket.estimate(seat))
+        while ticket.previews:
             ticket.previews.pop(0)(bucket.estimate(seat))
-        except Exception as error:  # noqa: BLE001 - the caller's own; neighbours must not fall
-            ticket.end(error)
-            return False
+    except Exception as error:  # noqa: BLE001 - the caller's own; neighbours must not fall
+        ticket.end(error)
+        return False
     return True
 
 
@@ -236,6 +239,7 @@ def denoise(
             table,
             guidance and Guidance(guidance.scale, _sentence(guidance.negative, place)),
             None if seeds is None else seeds[place],
+            watch_of(place),
         )
         for place, row in enumerate(noise)
     ]

@@ -1,6 +1,6 @@
 """What the engine is given for one picture, and the ticket it answers with."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -13,6 +13,17 @@ from rapid_diffusion.text.encoder import TextStates
 
 #: Called once with the clean estimate (C, h, w) of a row.
 Preview = Callable[[Tensor], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Watch:
+    """Who looks on: `tell(step, clean estimate (C, h, w))` after each of `steps` (from 1).
+
+    It is called on the thread that steps the engine. Where it raises, this row alone fails.
+    """
+
+    steps: Collection[int]
+    tell: Callable[[int, Tensor], None]
 
 
 @dataclass(frozen=True)
@@ -37,6 +48,7 @@ class RowRequest:
     table: SamplerTable
     guidance: Guidance | None = None
     seed: int | None = None
+    watch: Watch | None = None
 
     def __post_init__(self) -> None:
         if self.latents.ndim != 3:

@@ -2,7 +2,8 @@
 
 The implicit label is the JSON of China's GB 45438-2025, as secondary sources describe it; no
 compliance is claimed. PNG carries it in the text chunk `AIGC`, JPEG and WebP in the EXIF
-UserComment, in both cases beside `parameters`, the JSON of the call that drew the picture.
+UserComment, in both cases beside `parameters`, the JSON of the call that drew the picture; its
+`label` tells whether the picture shows the explicit one as well (`draw_label`), and where.
 """
 
 import json
@@ -13,6 +14,18 @@ from typing import Any
 from PIL import Image, UnidentifiedImageError
 
 from rapid_diffusion.errors import InvalidRequestError
+from rapid_diffusion.images.explicit import POSITIONS, Position, draw_label, holds_label
+
+__all__ = [
+    "POSITIONS",
+    "Position",
+    "draw_label",
+    "exif_with",
+    "explicit_fact",
+    "generation_text",
+    "holds_label",
+    "read_labels",
+]
 
 _LABELS = ("parameters", "AIGC")
 _FORBIDDEN = '"\\'
@@ -47,6 +60,11 @@ def generation_text(
     return {"parameters": drawn, "AIGC": json.dumps(label, separators=(",", ":"))}
 
 
+def explicit_fact(position: Position | None) -> dict[str, Any]:
+    """What `parameters` say of the explicit label under `label`; None is none."""
+    return {"explicit": False} if position is None else {"explicit": True, "position": position}
+
+
 def _code(field: str, value: str) -> str:
     if not all("!" <= mark <= "~" and mark not in _FORBIDDEN for mark in value):
         raise InvalidRequestError(
@@ -74,7 +92,8 @@ def exif_with(text: Mapping[str, str]) -> Image.Exif:
 
 def read_labels(path: str | Path) -> dict[str, Any]:
     """What the picture at `path` says about itself: `format`, `width`, `height`, `parameters`
-    and `AIGC` (None where absent, the raw text where it is not JSON).
+    and `AIGC` (None where absent, the raw text where it is not JSON), and `explicit`: whether the
+    parameters say that it shows the explicit label; None where there are none.
 
     Raises:
         InvalidRequestError: no file there, or no picture that can be read.
@@ -90,7 +109,15 @@ def read_labels(path: str | Path) -> dict[str, Any]:
         raise InvalidRequestError(
             "file", f"{path} cannot be read as a picture ({error}); check the name and the file"
         ) from error
-    return {**facts, **{name: found.get(name) for name in _LABELS}}
+    labels = {name: found.get(name) for name in _LABELS}
+    return {**facts, **labels, "explicit": _shows_label(labels["parameters"])}
+
+
+def _shows_label(parameters: object) -> bool | None:
+    if not isinstance(parameters, dict):
+        return None
+    label = parameters.get("label")
+    return isinstance(label, dict) and label.get("explicit") is True
 
 
 def _text_of(picture: Image.Image) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
 from rapid_diffusion import __version__
+from rapid_diffusion.images.label import POSITIONS
 from server.capabilities import Capabilities
 from server.schemas import MAX_ENTITIES, MAX_PROMPT, MAX_SEED, ImageFormat
 from server.service import service_of
@@ -29,7 +30,12 @@ async def capabilities(request: Request) -> Response:
         "entities": MAX_ENTITIES,
         "queue_size": service.settings.queue_size,
     }
-    return JSONResponse(_describe(service.capabilities) | {"limits": limits})
+    given = ["b64_json", "binary"] + ([] if service.jobs is None else ["url"])
+    label = {"explicit": service.settings.explicit_label, "positions": list(POSITIONS)}
+    return JSONResponse(
+        _describe(service.capabilities)
+        | {"response_formats": given, "limits": limits, "label": label}
+    )
 
 
 def _describe(able: Capabilities) -> dict[str, Any]:
@@ -42,7 +48,6 @@ def _describe(able: Capabilities) -> dict[str, Any]:
         "schedulers": able.schedulers,
         "adapters": list(able.adapters.values()),
         "output_formats": list(get_args(ImageFormat)),
-        "response_formats": ["b64_json", "binary"],
         "defaults": able.defaults,
         "knowledge": {"version": able.knowledge_version},
         "attributions": able.attributions,

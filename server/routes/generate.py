@@ -4,6 +4,8 @@ import asyncio
 import secrets
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from anyio import to_thread
@@ -11,7 +13,10 @@ from fastapi import APIRouter, Request, Response
 
 from server.answers import Finished, build_answer
 from server.device import WorkRequest
+from server.drawing import result_bytes
 from server.errors import Problem, problem_of_error
+from server.images import Addresses
+from server.labels import label_position
 from server.reading import (
     Delivery,
     check_capabilities,
@@ -22,7 +27,7 @@ from server.reading import (
 )
 from server.schemas import GenerationRequest
 from server.service import Service, service_of
-from server.worker import Failed, Succeeded, Ticket, Worker
+from server.worker import Failed, Preview, Succeeded, Ticket, Worker
 
 _SCHEMA: dict[str, Any] = {"application/json": {"schema": GenerationRequest.model_json_schema()}}
 _PROBLEM: dict[str, Any] = {"description": "a problem", "content": {"application/problem+json": {}}}
@@ -52,8 +57,17 @@ async def generate(request: Request) -> Response:
     service = service_of(request)
     asked = await read_generation_request(request, service.settings.body_limit)
     check_capabilities(asked, service.capabilities)
+    service.check_label(request, asked)
     delivery = choose_delivery(asked, request.headers.get("accept", "*/*"))
     return await answer_in_time(request, service, asked, delivery, build_answer)
+
+
+@dataclass(frozen=True)
+class Watching:
+    """A client that wants `count` previews of each picture, shown as they come."""
+
+    count: int
+    show: Callable[[Preview], None]
 
 
 async def answer_in_time(
@@ -62,32 +76,51 @@ async def answer_in_time(
     asked: GenerationRequest,
     delivery: Delivery,
     build: Callable[[Finished], Answered],
+    watching: Watching | None = None,
 ) -> Answered:
     """Draw while the client waits, and build the answer beside the event loop.
 
-    Raises the problem of a failed run, or `deadline` where the client's time is over.
+    Raises the problem of a failed run, `deadline` where the client's time is over, and those of
+    `Service.addresses`.
     """
+    addresses = service.addresses(request, asked)
     try:
         async with asyncio.timeout(asked.deadline_ms and asked.deadline_ms / 1000):
-            done = await draw_while_client_waits(request, service, asked)
-            finished = Finished(
-                request=asked,
-                result=done.result,
-                delivery=delivery,
-                capabilities=service.capabilities,
-                producer=service.settings.content_producer,
-                began=request.state.began,
-                queue_seconds=done.queue_seconds,
-            )
-            answer = await to_thread.run_sync(build, finished)
+            with await _room(service, asked, addresses):
+                done = await draw_while_client_waits(request, service, asked, watching)
+                finished = Finished(
+                    request=asked,
+                    result=done.result,
+                    delivery=delivery,
+                    capabilities=service.capabilities,
+                    producer=service.settings.content_producer,
+                    began=request.state.began,
+                    queue_seconds=done.queue_seconds,
+                    label=label_position(asked, service.capabilities, service.settings),
+                    addresses=addresses,
+                )
+                answer = await to_thread.run_sync(build, finished)
     except TimeoutError:
         raise Problem("deadline", values={"received": asked.deadline_ms}) from None
     service.metrics.latency.observe(time.monotonic() - request.state.began)
     return answer
 
 
+async def _room(
+    service: Service, asked: GenerationRequest, addresses: Addresses | None
+) -> AbstractContextManager[None]:
+    """Room on the disk for pictures that are kept; `Problem` where there is none."""
+    if addresses is None or service.jobs is None:
+        return nullcontext()
+    others = await asyncio.to_thread(service.jobs.journal.bytes_held)
+    return addresses.store.room(result_bytes(asked, service.capabilities), others)
+
+
 async def draw_while_client_waits(
-    request: Request, service: Service, asked: GenerationRequest
+    request: Request,
+    service: Service,
+    asked: GenerationRequest,
+    watching: Watching | None = None,
 ) -> Succeeded:
     """Queue the request and wait for its end; a failed run is raised as its problem."""
     seed = secrets.randbelow(2**32) if asked.seed is None else asked.seed
@@ -96,6 +129,7 @@ async def draw_while_client_waits(
         prompt=asked.prompt,
         arguments=pipeline_arguments(asked, seed),
         knowledge=knowledge_argument(asked),
+        previews=0 if watching is None else watching.count,
         deadline_seconds=asked.deadline_ms and asked.deadline_ms / 1000,
     )
     service.charge(request, asked)
@@ -103,6 +137,8 @@ async def draw_while_client_waits(
     leaving = asyncio.create_task(_cancel_when_client_leaves(request, service.worker, ticket))
     try:
         async for event in service.worker.events(ticket):
+            if isinstance(event, Preview) and watching is not None:
+                watching.show(event)
             last = event
     finally:
         leaving.cancel()

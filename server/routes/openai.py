@@ -2,20 +2,25 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 
-from server.answers import Drawn, encode_answer
+from server.answers import Drawn, encode_answer, give_pictures, new_answer_id
 from server.errors import Problem, error_object, language_of, problem_of_error
 from server.openai_schemas import OpenAIRequest, generation_of
+from server.previews import PARTIAL_IMAGE, partial_event, preview_style
 from server.reading import Delivery, check_capabilities, read_request
 from server.routes.documents import json_body, problems
-from server.routes.generate import answer_in_time
+from server.routes.generate import Watching, answer_in_time
 from server.schemas import GenerationRequest
 from server.service import Service, service_of
 from server.sse import HEARTBEAT_SECONDS, sse_text
+from server.worker import Preview
+
+_FIRST = asyncio.FIRST_COMPLETED
 
 router = APIRouter()
 
@@ -34,7 +39,9 @@ async def generations(request: Request) -> Response:
     asked = await read_request(request, service.settings.body_limit, OpenAIRequest)
     ours = generation_of(asked, service.capabilities)
     check_capabilities(ours, service.capabilities)
-    drawing = asyncio.create_task(_draw(request, service, ours))
+    service.check_label(request, ours)
+    stream = _Stream(request, service, ours, asked.partial_images or 0)
+    drawing = asyncio.create_task(stream.draw())
     if not asked.stream:
         drawn, prompt = await drawing
         return JSONResponse(_body(ours, drawn, prompt), headers={"Server-Timing": drawn.spent})
@@ -43,8 +50,8 @@ async def generations(request: Request) -> Response:
     await asyncio.wait({drawing}, timeout=0.05)
     if drawing.done() and drawing.exception() is not None:
         drawing.result()
-    stream = _events(request, ours, drawing)
-    return StreamingResponse(stream, headers=headers, media_type="text/event-stream")
+    events = _events(request, stream, drawing)
+    return StreamingResponse(events, headers=headers, media_type="text/event-stream")
 
 
 @router.get("/v1/models")
@@ -55,23 +62,52 @@ async def models(request: Request) -> Response:
     return JSONResponse({"object": "list", "data": [model | {"digest": able.digest}]})
 
 
-async def _draw(request: Request, service: Service, ours: GenerationRequest) -> tuple[Drawn, str]:
-    """The pictures, and the prompt with the names of its entities."""
-    name = f"img_{request.state.request_id[-32:]}"
-    delivery = Delivery(ours.output_format, False)
-    drawn = await answer_in_time(
-        request, service, ours, delivery, lambda finished: encode_answer(finished, name)
-    )
-    return drawn, _revised(ours.prompt, drawn.body["entities"])
+@dataclass
+class _Stream:
+    """One request that is drawn, and the previews that have come."""
+
+    request: Request
+    service: Service
+    asked: GenerationRequest
+    partial_images: int
+    previews: "asyncio.Queue[Preview]" = field(default_factory=asyncio.Queue)
+    name: str = field(default_factory=new_answer_id)
+
+    async def draw(self) -> tuple[Drawn, str]:
+        """The pictures, and the prompt with the names of its entities."""
+        drawn = await answer_in_time(
+            self.request,
+            self.service,
+            self.asked,
+            Delivery(self.asked.output_format, False),
+            lambda f: give_pictures(encode_answer(f, self.name), f.addresses),
+            Watching(self.partial_images, self.previews.put_nowait),
+        )
+        return drawn, _revised(self.asked.prompt, drawn.body["entities"])
+
+    async def shown(self, drawing: "asyncio.Task[Any]") -> AsyncIterator[str]:
+        """An event for each preview, a comment where nothing comes, until the drawing is done."""
+        service = self.service
+        style = preview_style(self.asked, service.capabilities, service.settings, self.name)
+        yield ": drawing\n\n"
+        while not drawing.done() or not self.previews.empty():
+            coming = asyncio.ensure_future(self.previews.get())
+            await asyncio.wait({drawing, coming}, timeout=HEARTBEAT_SECONDS, return_when=_FIRST)
+            if coming.done():
+                event = await asyncio.to_thread(partial_event, coming.result(), style)
+                yield sse_text(PARTIAL_IMAGE, event)
+            elif not drawing.done():
+                yield ": drawing\n\n"
+            coming.cancel()
 
 
 async def _events(
-    request: Request, ours: GenerationRequest, drawing: "asyncio.Task[tuple[Drawn, str]]"
+    request: Request, stream: _Stream, drawing: "asyncio.Task[tuple[Drawn, str]]"
 ) -> AsyncIterator[str]:
+    ours = stream.asked
     try:
-        while not drawing.done():
-            yield ": drawing\n\n"
-            await asyncio.wait({drawing}, timeout=HEARTBEAT_SECONDS)
+        async for text in stream.shown(drawing):
+            yield text
         drawn, prompt = drawing.result()
     except Exception as error:  # noqa: BLE001  the status is sent: the stream tells what is wrong
         problem = error if isinstance(error, Problem) else problem_of_error(error)
@@ -87,8 +123,7 @@ async def _events(
 
 def _body(ours: GenerationRequest, drawn: Drawn, prompt: str) -> dict[str, Any]:
     """OpenAI's answer; our own facts stand beside its fields."""
-    pairs = zip(drawn.body["data"], drawn.images, strict=True)
-    data = [{**entry, "b64_json": i.base64(), "revised_prompt": prompt} for entry, i in pairs]
+    data = [{**entry, "revised_prompt": prompt} for entry in drawn.body["data"]]
     return drawn.body | _facts(ours, drawn) | {"data": data}
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from rapid_diffusion.errors import InvalidRequestError
-from rapid_diffusion.images.label import generation_text, read_labels
+from rapid_diffusion.images.label import explicit_fact, generation_text, read_labels
 from rapid_diffusion.images.saving import save_image
 
 PIXELS = np.full((3, 5, 3), 200, np.uint8)
@@ -76,3 +76,12 @@ def test_more_text_than_a_jpeg_holds_is_refused(tmp_path):
     with pytest.raises(InvalidRequestError, match="PNG"):
         save_image(tmp_path / "a.jpg", PIXELS, {"parameters": "x" * 70_000})
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("position", "shows"), [("top_left", True), (None, False)])
+def test_a_file_tells_whether_it_shows_the_label(tmp_path, position, shows):
+    told = PARAMETERS | {"label": explicit_fact(position)}
+    save_image(tmp_path / "a.png", PIXELS, generation_text(told))
+    save_image(tmp_path / "plain.png", PIXELS)
+    assert read_labels(tmp_path / "a.png")["explicit"] is shows
+    assert read_labels(tmp_path / "plain.png")["explicit"] is None

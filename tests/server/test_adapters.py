@@ -5,6 +5,8 @@ import hashlib
 import httpx
 import pytest
 
+from rapid_diffusion.images.label import draw_label
+
 TIGER = {"prompt": "三维立体风格的老虎", "seed": 42}
 
 
@@ -16,7 +18,9 @@ def test_adapters_are_listed_and_draw_what_the_library_draws(adapted) -> None:
     plain, inked = (
         client.post("/generate", json=TIGER | wish).json() for wish in ({}, {"adapter": "ink"})
     )
-    drawn = pipeline(TIGER["prompt"], seed=42, adapter="ink", output_type="numpy").images[0]
+    drawn = draw_label(
+        pipeline(TIGER["prompt"], seed=42, adapter="ink", output_type="numpy").images[0]
+    )
     assert inked["data"][0]["pixel_sha256"] == hashlib.sha256(drawn.tobytes()).hexdigest()
     assert inked["parameters"]["adapter"] == "ink"
     assert plain["data"][0]["pixel_sha256"] != inked["data"][0]["pixel_sha256"]

@@ -16,8 +16,8 @@ from PIL import Image
 from rapid_diffusion import RapidDiffusionPipeline
 from rapid_diffusion import request as library
 from rapid_diffusion.candidates import MOST_CANDIDATES
-from rapid_diffusion.commands.verify import changes, draw_again, told_by
-from rapid_diffusion.images.label import read_labels
+from rapid_diffusion.commands.verify import changes, draw_again, labelled_again, told_by
+from rapid_diffusion.images.label import draw_label, read_labels
 from server.capabilities import read_capabilities
 from server.errors import Problem
 from server.reading import check_capabilities
@@ -50,7 +50,7 @@ def test_picture_equals_the_library_with_the_same_seed(
     client: httpx.Client, pipeline: RapidDiffusionPipeline
 ) -> None:
     picture = client.post("/generate", json=TIGER).json()["data"][0]
-    drawn = pipeline(TIGER["prompt"], seed=42, output_type="numpy").images[0]
+    drawn = draw_label(pipeline(TIGER["prompt"], seed=42, output_type="numpy").images[0])
     assert picture["pixel_sha256"] == hashlib.sha256(drawn.tobytes()).hexdigest()
 
 
@@ -151,13 +151,16 @@ def test_its_picture_can_be_drawn_again_from_the_file(
     file.write_bytes(client.post("/generate", json=body).content)
     told = told_by(file)
     assert changes(pipeline, told) == {}
-    assert np.array_equal(draw_again(pipeline, told), pixels_of(file.read_bytes()))
+    again = labelled_again(draw_again(pipeline, told), told)
+    assert np.array_equal(again, pixels_of(file.read_bytes()))
 
 
 def test_provenance_says_what_the_file_says(client: httpx.Client) -> None:
     body = client.post("/generate", json=TIGER).json()
     image = Image.open(io.BytesIO(base64.b64decode(body["data"][0]["b64_json"])))
-    assert body["provenance"]["explicit"] is False
+    told = json.loads(image.text["parameters"])["label"]
+    assert told == {"explicit": True, "position": "bottom_right"}
+    assert body["provenance"] == {"aigc": body["provenance"]["aigc"], **told}
     assert body["provenance"]["aigc"] == [json.loads(image.text["AIGC"])]
     assert "ContentProducer" not in body["provenance"]["aigc"][0]
 

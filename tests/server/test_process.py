@@ -15,6 +15,7 @@ import pytest
 
 from rapid_diffusion import RapidDiffusionPipeline
 from rapid_diffusion.errors import CheckpointError, InvalidRequestError, NumericalError
+from rapid_diffusion.images.label import draw_label
 from server.device import WorkRequest
 from server.device_main import LoadPipeline
 from server.process import Patience, RemoteDevice
@@ -73,9 +74,16 @@ def test_process_draws_what_the_library_draws(
 ) -> None:
     body = {"prompt": "老虎", "seed": 42}
     picture = client.post("/generate", json=body).json()["data"][0]
-    drawn = pipeline("老虎", seed=42, output_type="numpy").images[0]
+    drawn = draw_label(pipeline("老虎", seed=42, output_type="numpy").images[0])
     assert device.pid != os.getpid()
     assert picture["pixel_sha256"] == hashlib.sha256(drawn.tobytes()).hexdigest()
+
+
+def test_partial_images_come_out_of_the_process(client: httpx.Client, wanted: list[str]) -> None:
+    body = BODY | {"stream": True, "partial_images": 2}
+    answer = client.post("/v1/images/generations", json=body)
+    assert answer.text.count("event: image_generation.partial_image\n") == 2
+    assert f'"pixel_sha256": "{wanted[0]}"' in answer.text
 
 
 def test_errors_come_through_with_their_field(client: httpx.Client) -> None:
