@@ -38,10 +38,11 @@ Links: TypeAlias = Mapping[str, Sequence[WeightedLink]]
 
 @dataclass(frozen=True)
 class Drawn:
-    """Finished pixels (B, H, W, 3), the first lost character of each sentence, and the choices."""
+    """Finished pixels (B, H, W, 3), what each sentence lost or has unknown, and the choices."""
 
     pixels: Pixels
     truncated: list[int | None]
+    unknown: list[list[str]]
     candidates: list[Candidates]
 
 
@@ -61,6 +62,7 @@ def draw(
     return Drawn(
         np.concatenate([part.pixels for part in parts]),
         [lost for part in parts for lost in part.truncated],
+        [words for part in parts for words in part.unknown],
         [found for part in parts for found in part.candidates],
     )
 
@@ -91,7 +93,7 @@ def _draw_batch(
     best, candidates = choose(request, images, scores) if scores else (images[0], [])
     with timed(timings, "upscale"):
         pixels = unit_to_pixels(pipe.enlarge(best, request.upscale))
-    return Drawn(pixels, tokens.truncated, candidates)
+    return Drawn(pixels, tokens.truncated, tokens.unknown, candidates)
 
 
 def cosines(pair: ContrastivePair, images: Tensor, hidden: Tensor) -> Tensor:

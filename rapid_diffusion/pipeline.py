@@ -160,6 +160,7 @@ class RapidDiffusionPipeline(ModelFacts, TakesAdapters):
             timings=timings,
             truncated=drawn.truncated[first],
             candidates=drawn.candidates,
+            unknown=drawn.unknown[first],
         )
 
     def request(
