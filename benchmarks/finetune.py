@@ -27,6 +27,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from rapid_diffusion import RapidDiffusionPipeline
+from rapid_diffusion.evaluation.intervals import mean_and_interval
 from rapid_diffusion.evaluation.report import Recognition
 from rapid_diffusion.evaluation.retrieval import Query, ranks
 from rapid_diffusion.images.convert import pixels_to_unit
@@ -229,15 +230,12 @@ def one_style_each(rows: Sequence[Row], codes: Sequence[str]) -> list[Row]:
     ]
 
 
-def difference(
-    one: Sequence[bool], two: Sequence[bool], prompts: int, rounds: int = 2000
-) -> tuple[float, list[float]]:
+def difference(one: Sequence[bool], two: Sequence[bool], prompts: int) -> tuple[float, list[float]]:
     """Share of `one` minus share of `two`, with its 95 % bootstrap interval over prompts."""
-    each = np.asarray(one, float).reshape(prompts, -1) - np.asarray(two, float).reshape(prompts, -1)
-    means = each.mean(1)
-    drawn = np.random.default_rng(0).integers(0, prompts, (rounds, prompts))
-    low, high = np.quantile(means[drawn].mean(1), (0.025, 0.975))
-    return round(float(means.mean()), 4), [round(float(low), 4), round(float(high), 4)]
+    each = np.asarray(one, float) - np.asarray(two, float)
+    owners = np.repeat(np.arange(prompts), len(each) // prompts)
+    mean, (low, high) = mean_and_interval(each, [str(owner) for owner in owners])
+    return round(mean, 4), [round(low, 4), round(high, 4)]
 
 
 def switch(pipeline: RapidDiffusionPipeline) -> dict[str, float]:

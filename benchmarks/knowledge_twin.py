@@ -24,7 +24,6 @@ import torch
 
 from rapid_diffusion.evaluation.intervals import compared
 from rapid_diffusion.files import write_bytes
-from rapid_diffusion.text.tokens import Tokens
 from rapid_diffusion.training.config import TrainingConfig, read_training_config
 from rapid_diffusion.training.data import Examples
 from rapid_diffusion.training.run import Training
@@ -123,26 +122,14 @@ def hits(
     """Whether each sentence's own picture is the nearest of all, by kind of sentence."""
     examples, pair = training.examples, training.pair()
     assert isinstance(examples, Examples)
-    rows = list(range(len(examples.rows)))
-    pictures = torch.cat(
-        [
-            pair.image_features(examples.picture_batch(rows[start : start + 64]))
-            for start in range(0, len(rows), 64)
-        ]
-    )
+    pictures = examples.picture_features(pair, training.device)
     found = {}
     for kind, wanted in kinds.items():
-        tokens = sentences(examples, [text for _, text in wanted], knowledge=knowledge)
+        tokens = examples.typed([text for _, text in wanted], knowledge=knowledge)
         similarity = pair.text_features(pair.text.encode(tokens).hidden) @ pictures.T
         own = torch.tensor([row for row, _ in wanted])
         found[kind] = (similarity.argmax(1) == own).numpy()
     return found
-
-
-def sentences(examples: Examples, texts: list[str], *, knowledge: bool) -> Tokens:
-    """As a user would type them, linked to the graph or not."""
-    captions = examples._sentences.tokenise(texts, [-1] * len(texts))
-    return examples._sentences.plain(captions, knowledge=knowledge)
 
 
 if __name__ == "__main__":

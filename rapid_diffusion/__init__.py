@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rapid_diffusion.canceling import Cancellation
+    from rapid_diffusion.config import MOST_ROWS
     from rapid_diffusion.errors import (
         CanceledError,
         CheckpointError,
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from rapid_diffusion.version import __version__
 
 __all__ = [
+    "MOST_ROWS",
     "CanceledError",
     "Cancellation",
     "CheckpointError",
@@ -39,6 +41,7 @@ __all__ = [
 #: Where a public name lives, if not among the errors. They are imported when they are first asked
 #: for: torch alone takes seconds, which `rapid-diffusion --help` does not have.
 _HOMES = {
+    "MOST_ROWS": "config",
     "Cancellation": "canceling",
     "EntityWeight": "text.entities",
     "GenerationResult": "rendering",

@@ -10,6 +10,7 @@ Calls of several threads that want the same change are drawn together; others wa
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -25,14 +26,29 @@ from rapid_diffusion.model_folder import Model
 from rapid_diffusion.request import check_adapter
 
 
+@dataclass(frozen=True, eq=False)
+class Loaded:
+    """The change of one adapter. Equals itself only: an adapter loaded anew is another one."""
+
+    changes: Changes
+
+
+#: What is in the weights (a change and its scale), and how often that has changed.
+InPlace = tuple[tuple[Loaded, float], int]
+_NOTHING = Loaded({}), 1.0
+
+
 class Adapters:
     """The adapters of one model, by the names they were loaded under."""
 
     def __init__(self, model: Model) -> None:
         self.model = model
         self.cards: dict[str, AdapterCard] = {}
-        self._changes: dict[str, Changes] = {}
+        self._loaded: dict[str, Loaded] = {}
         self._gate = Gate()
+        #: Read at any time by any thread; None while the weights change.
+        self.in_place: InPlace | None = _NOTHING, 0
+        self._moves = 0
 
     @property
     def networks(self) -> dict[str, nn.Module]:
@@ -53,7 +69,7 @@ class Adapters:
         called = card.name if name is None else name
         if not isinstance(called, str) or not called.strip():
             raise InvalidRequestError("name", f"{called!r}; a name that is not blank is wanted")
-        self.cards[called], self._changes[called] = card, changes
+        self.cards[called], self._loaded[called] = card, Loaded(changes)
         return called
 
     @contextmanager
@@ -63,39 +79,47 @@ class Adapters:
         Waits for calls of other threads that want another change, in the order they came. Raises
         `InvalidRequestError` (field `adapter`) where the networks cannot be changed.
         """
-        changes = self._checked_changes(name)
-        # The changes themselves, not their name: an adapter may be loaded anew under it.
-        key = None if name is None else (id(changes), scale)
-        with self._gate.entered(key, partial(self._change, changes, scale)):
+        loaded = self._checked(name)
+        # The change itself, not its name: an adapter may be loaded anew under it.
+        key = None if loaded is None else (loaded, scale)
+        with self._gate.entered(key, partial(self._change, loaded, scale)):
             yield
 
-    def _change(self, changes: Changes, scale: float) -> Undo:
-        """Add `changes` to the weights; what is returned puts back what was there."""
+    def _change(self, loaded: Loaded | None, scale: float) -> Undo:
+        """Add a change to the weights; what is returned puts back what was there."""
+        if loaded is None:
+            return lambda: None
         networks = self.networks
         parameters = [
             (networks[part].get_parameter(f"{module}.weight"), change)
-            for part, modules in changes.items()
+            for part, modules in loaded.changes.items()
             for module, change in modules.items()
         ]
         before = [parameter.detach().clone() for parameter, _ in parameters]
 
-        @torch.no_grad()
+        # Through `data`, which leaves the parameters' own count of changes alone: whoever looks
+        # at that need not begin anew for each adapter.
         def undo() -> None:
+            self._moves, self.in_place = self._moves + 1, None
             for (parameter, _), value in zip(parameters, before, strict=True):
-                parameter.copy_(value)
+                parameter.data.copy_(value)
+            self.in_place = _NOTHING, self._moves
 
+        self._moves, self.in_place = self._moves + 1, None
         try:
             with torch.no_grad():
                 for parameter, change in parameters:
-                    parameter.copy_(parameter.float() + scale * change.change(parameter))
+                    changed = parameter.float() + scale * change.change(parameter)
+                    parameter.data.copy_(changed)
         except BaseException:
             undo()
             raise
+        self.in_place = (loaded, scale), self._moves
         return undo
 
-    def _checked_changes(self, name: str | None) -> Changes:
+    def _checked(self, name: str | None) -> Loaded | None:
         if name is None:
-            return {}
+            return None
         check_adapter(name, None, list(self.cards))
         networks = (self.model.denoiser, *self.networks.values())
         if any(has_folded_weights(network) for network in networks):
@@ -104,7 +128,7 @@ class Adapters:
                 f"{name!r} cannot be used: the networks are compiled with their weights folded in; "
                 "compile them with freeze=False",
             )
-        return self._changes[name]
+        return self._loaded[name]
 
 
 class TakesAdapters:

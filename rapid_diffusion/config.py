@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+#: The most rows that a shared engine may be asked to have in a call of the UNet.
+MOST_ROWS = 256
+
 
 @dataclass(frozen=True)
 class TextConfig:

@@ -38,10 +38,11 @@ Links: TypeAlias = Mapping[str, Sequence[WeightedLink]]
 
 @dataclass(frozen=True)
 class Drawn:
-    """Finished pixels (B, H, W, 3), the first lost character of each sentence, and the choices."""
+    """Finished pixels (B, H, W, 3), what each sentence lost or has unknown, and the choices."""
 
     pixels: Pixels
     truncated: list[int | None]
+    unknown: list[list[str]]
     candidates: list[Candidates]
 
 
@@ -61,6 +62,7 @@ def draw(
     return Drawn(
         np.concatenate([part.pixels for part in parts]),
         [lost for part in parts for lost in part.truncated],
+        [words for part in parts for words in part.unknown],
         [found for part in parts for found in part.candidates],
     )
 
@@ -74,7 +76,11 @@ def _draw_batch(
     timings: dict[str, float],
     callback: StepCallback | None,
 ) -> Drawn:
-    """Station by station; of several candidates only the chosen ones are enlarged."""
+    """Station by station; of several candidates only the chosen ones are enlarged.
+
+    Pictures are decoded and enlarged one by one: in a batch their last bits would depend on its
+    size, and so on how many were asked for.
+    """
     with timed(timings, "text"):
         tokens = pipe.tokenize(request.prompts, [links[text] for text in request.prompts])
         states = pipe.encode_text(tokens)
@@ -84,14 +90,15 @@ def _draw_batch(
         with timed(timings, "denoise"):
             latents = pipe.denoise(pipe.noise(turn), states, turn, guidance, callback)
         with timed(timings, "decode"):
-            images.append(pipe.decode(latents))
+            images.append(torch.cat([pipe.decode(row) for row in latents.split(1)]))
         if num_candidates > 1 and pipe.model.pair is not None:
             with timed(timings, "score"):
                 scores.append(cosines(pipe.model.pair, images[-1], states.hidden))
     best, candidates = choose(request, images, scores) if scores else (images[0], [])
     with timed(timings, "upscale"):
-        pixels = unit_to_pixels(pipe.enlarge(best, request.upscale))
-    return Drawn(pixels, tokens.truncated, candidates)
+        large = [pipe.enlarge(image, request.upscale) for image in best.split(1)]
+        pixels = unit_to_pixels(torch.cat(large))
+    return Drawn(pixels, tokens.truncated, tokens.unknown, candidates)
 
 
 def cosines(pair: ContrastivePair, images: Tensor, hidden: Tensor) -> Tensor:
@@ -99,7 +106,8 @@ def cosines(pair: ContrastivePair, images: Tensor, hidden: Tensor) -> Tensor:
 
     Raises `NumericalError` for a NaN, which nothing can be chosen by.
     """
-    pictures = pair.image_features(unit_to_model(images.float()))
+    alone = unit_to_model(images.float()).split(1)
+    pictures = torch.cat([pair.image_features(image) for image in alone])
     found = (pictures * pair.text_features(hidden)).sum(-1)
     if not bool(torch.isfinite(found).all()):
         raise NumericalError("the image tower gave NaN; check the weights in `image_tower`")

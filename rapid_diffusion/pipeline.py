@@ -28,6 +28,7 @@ from rapid_diffusion.model_folder import Model, Storage, find_model, load_model,
 from rapid_diffusion.precision import checked_device, checked_dtype, fast_dtype
 from rapid_diffusion.rendering import GenerationResult, render_rows
 from rapid_diffusion.request import Offer, Request, check_choice, complete_request
+from rapid_diffusion.text.cache import TextCache
 from rapid_diffusion.text.encoder import TextStates
 from rapid_diffusion.text.entities import EntityWeight, WeightedLink, links_of, spans_of
 from rapid_diffusion.text.tokens import Tokens
@@ -44,6 +45,7 @@ class RapidDiffusionPipeline(ModelFacts, TakesAdapters):
         self.device = torch.device("cpu")
         self.engine: Engine | None = None  # None: each call has its own
         self._adapters = Adapters(model)
+        self._texts = TextCache()
 
     @classmethod
     def from_pretrained(
@@ -76,6 +78,7 @@ class RapidDiffusionPipeline(ModelFacts, TakesAdapters):
     def to(self, device: str | torch.device, dtype: torch.dtype | None = None) -> Self:
         """Move all networks, while nothing is drawn; `dtype`: of the UNet and the upscaler only."""
         self.device = checked_device(device)
+        self._texts.clear()
         model = self.model
         model.text_encoder.to(self.device)
         model.autoencoder.to(self.device)
@@ -160,6 +163,7 @@ class RapidDiffusionPipeline(ModelFacts, TakesAdapters):
             timings=timings,
             truncated=drawn.truncated[first],
             candidates=drawn.candidates,
+            unknown=drawn.unknown[first],
         )
 
     def request(
@@ -195,8 +199,9 @@ class RapidDiffusionPipeline(ModelFacts, TakesAdapters):
 
     @torch.inference_mode()
     def encode_text(self, tokens: Tokens) -> TextStates:
-        """Word pieces -> what the UNet looks at."""
-        return self.model.text_encoder.encode(tokens)
+        """Word pieces -> what the UNet looks at; what was read lately is not read again."""
+        adapters = self._adapters
+        return self._texts.encode(self.model.text_encoder, tokens, lambda: adapters.in_place)
 
     def guidance(
         self, request: Request, links: Mapping[str, Sequence[WeightedLink]]

@@ -27,7 +27,9 @@ class GenerationResult:
     parameters: the effective ones; timings: seconds a station ("text", "denoise", "decode",
     "upscale", and "score" where pictures were chosen); truncated: for each prompt the first
     character that did not fit, or None; candidates: for num_candidates > 1 what each picture was
-    chosen from (`seeds` are the chosen ones, so they and `parameters` draw the pictures again).
+    chosen from (`seeds` are the chosen ones, so they and `parameters` draw the pictures again);
+    unknown: for each prompt the characters (of other scripts, words) that mean nothing to the
+    model: not in its vocabulary, and no entity stands for them.
     """
 
     images: Any
@@ -37,6 +39,7 @@ class GenerationResult:
     timings: dict[str, float]
     truncated: list[int | None]
     candidates: list[Candidates] = field(default_factory=list)
+    unknown: list[list[str]] = field(default_factory=list)
 
 
 def render_rows(
@@ -108,4 +111,5 @@ def _one_by_one(result: GenerationResult, count: int) -> Iterator[GenerationResu
             seeds=result.seeds[pictures],
             truncated=result.truncated[place : place + 1],
             candidates=result.candidates[pictures],
+            unknown=result.unknown[place : place + 1],
         )

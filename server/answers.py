@@ -112,6 +112,7 @@ def _describe(
         ],
         "parameters": result.parameters,
         "truncated": _truncated(finished),
+        "unknown": result.unknown[0],
         "entities": _entities(finished),
         "knowledge": {"version": able.knowledge_version},
         "repro": {"key": _repro_key(finished), "engine": able.engine},

@@ -8,6 +8,8 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from rapid_diffusion import MOST_ROWS
+
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 
 
@@ -30,7 +32,7 @@ class Settings(BaseSettings):
     )
     device: str | None = Field(None, description="cpu, cuda, cuda:1 …; None chooses")
     threads: int | None = Field(None, ge=1, le=1024, description="CPU threads; None leaves torch's")
-    rows: Literal["fit"] | Annotated[int, Field(ge=2, le=256)] | None = Field(
+    rows: Literal["fit"] | Annotated[int, Field(ge=2, le=MOST_ROWS)] | None = Field(
         None, description="rows of every call of the UNet, whoever draws; None: 2 on a CPU, else 16"
     )
     queue_size: int = Field(16, ge=1, le=10_000, description="requests that may wait")

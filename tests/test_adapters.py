@@ -113,6 +113,9 @@ def test_switching_adapters_compiles_nothing_again(pipe, micro_model_folder, tmp
     assert all(np.array_equal(one, two) for one, two in zip(eager, compiled, strict=True))
 
 
+@pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning"
+)  # torch's own, where it loads its compiler
 def test_folded_weights_refuse_an_adapter(pipe, draw):
     compile_network(pipe.model.text_encoder, freeze=False)  # nothing is compiled before a call
     assert not has_folded_weights(pipe.model.text_encoder)

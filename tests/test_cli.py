@@ -44,6 +44,15 @@ def test_one_prompt_becomes_one_file_and_its_name_is_printed(generate, tmp_path)
         assert picture.size == (64, 64)
 
 
+def test_characters_that_the_model_does_not_know_are_told_on_stderr(generate, tmp_path):
+    file = tmp_path / "tiger.png"
+    code, out, error = generate("老虎龘", "-o", str(file))
+    assert (code, out) == (0, f"{file}\n")
+    assert error.count("龘") == 1
+    _, out, _ = generate("老虎龘", "-o", str(file), "--json")
+    assert json.loads(out)["unknown"] == ["龘"]
+
+
 def test_json_tells_the_facts_of_each_picture(generate, tmp_path):
     code, out, _ = generate(
         "老虎", "猫", "-o", str(tmp_path), "--seed", "7", "--json", "--upscale", "1"

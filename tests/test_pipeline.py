@@ -125,6 +125,7 @@ def test_a_result_says_what_was_done(micro_pipeline):
     assert all(isinstance(image, Image.Image) for image in result.images)
     assert [[link.key for link in links] for links in result.links] == [["老虎"], []]
     assert result.truncated == [14, None]
+    assert result.unknown == [[], []]
     assert list(result.timings) == STATIONS
     assert all(seconds >= 0 for seconds in result.timings.values())
     wished = {"num_inference_steps": 2, "upscale": 1}

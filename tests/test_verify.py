@@ -10,6 +10,7 @@ from PIL import Image
 from rapid_diffusion import RapidDiffusionPipeline, cli
 from rapid_diffusion.images.label import read_labels
 from rapid_diffusion.images.saving import save_image
+from rapid_diffusion.testing import build_micro_adapter
 
 CALL = ("--seed", "7", "--steps", "2", "--guidance", "2", "--scheduler", "dpmpp_2m_sde")
 
@@ -61,9 +62,7 @@ def test_one_level_in_one_pixel_is_found_and_tolerated_if_asked(drawn, verify):
 
 def test_what_is_not_as_it_was_is_named(drawn, verify):
     file = drawn()
-    told = read_labels(file)["parameters"] | {"digest": "sha256:00", "engine": "torch 1"}
-    with Image.open(file) as picture:
-        save_image(file, picture, {"parameters": json.dumps(told)})
+    told_otherwise(file, digest="sha256:00", engine="torch 1")
     code, out = verify(file)
     assert code == 0
     assert "digest was sha256:00, is sha256:" in out
@@ -87,6 +86,35 @@ def test_an_adapter_has_to_be_given(drawn, verify, micro_adapter_folder):
     code, out = verify(file)
     assert (code, "--adapter" in out) == (2, True)
     assert verify(file, "--adapter", str(micro_adapter_folder))[0] == 0
+
+
+def told_otherwise(file: str, **facts: object) -> None:
+    """The same picture saying something else of its call."""
+    told = read_labels(file)["parameters"] | facts
+    with Image.open(file) as picture:
+        save_image(file, picture, {"parameters": json.dumps(told)})
+
+
+def test_another_adapter_of_the_same_name_is_named(
+    drawn, verify, micro_adapter_folder, micro_model_folder, tmp_path
+):
+    file = drawn("--adapter", str(micro_adapter_folder))
+    other = build_micro_adapter(tmp_path / "other", micro_model_folder, seed=2)
+    code, out = verify(file, "--adapter", str(other), "--json")
+    changed = json.loads(out)["changed"]
+    assert (code, list(changed)) == (1, ["adapter_digest"])
+    assert changed["adapter_digest"]["then"] != changed["adapter_digest"]["now"]
+
+
+@pytest.mark.parametrize(
+    "entities", [["老虎"], [{"id": "老虎"}], [{"weight": 1.0}], [{"id": [], "weight": 1}], [None]]
+)
+def test_entities_that_are_none_are_refused_by_name(drawn, verify, entities):
+    file = drawn()
+    told_otherwise(file, entities=entities)
+    code, out = verify(file)
+    assert code == 2
+    assert "unexpected" not in out
 
 
 def test_other_pictures_are_refused_by_name(drawn, verify, tmp_path):

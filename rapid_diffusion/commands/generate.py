@@ -93,6 +93,7 @@ def generate(
         row |= _chosen(result)
         file = place.file(index, row["seed"])
         _save(file, {**row, "entities": "auto" if knowledge else "off"}, result, pipe)
+        _warn(file, result)
         typer.echo(json.dumps(_facts(file, row, result), ensure_ascii=False) if as_json else file)
 
 
@@ -130,6 +131,14 @@ def _save(
     save_image(file, result.images[0], generation_text({**row, **result.parameters, **made_by}))
 
 
+def _warn(file: Path, result: "GenerationResult") -> None:
+    if result.unknown[0]:
+        typer.echo(
+            f"{file}: the model does not know {' '.join(result.unknown[0])}; say it in other words",
+            err=True,
+        )
+
+
 def _facts(file: Path, row: dict[str, Any], result: "GenerationResult") -> dict[str, Any]:
     return {
         "file": str(file),
@@ -138,6 +147,7 @@ def _facts(file: Path, row: dict[str, Any], result: "GenerationResult") -> dict[
         "size": list(result.images[0].size),
         "seconds": round(sum(result.timings.values()), 3),
         "truncated": result.truncated[0],
+        "unknown": result.unknown[0],
     }
 
 

@@ -55,8 +55,9 @@ def verify(
     )
     if told.get("rows") is not None:
         pipe.share_engine(_rows(told["rows"]))
-    report: dict[str, Any] = {"file": str(file), "changed": changes(pipe, told)}
-    again = labelled_again(draw_again(pipe, told, adapter), told)
+    name = _load_adapter(pipe, told, adapter)
+    report: dict[str, Any] = {"file": str(file), "changed": changes(pipe, told, name)}
+    again = labelled_again(draw_again(pipe, told, name), told)
     report |= difference(pixels_of(file), again)
     report["same"] = report["largest_difference"] <= tolerance
     typer.echo(json.dumps(report, ensure_ascii=False) if as_json else _as_text(report))
@@ -84,9 +85,16 @@ def told_by(file: Path) -> dict[str, Any]:
     return told
 
 
-def changes(pipe: "RapidDiffusionPipeline", told: Mapping[str, Any]) -> dict[str, Any]:
-    """What is not as it was when the picture was drawn: then and now, by name."""
-    now = pipe.origin
+def changes(
+    pipe: "RapidDiffusionPipeline", told: Mapping[str, Any], adapter: str | None = None
+) -> dict[str, Any]:
+    """What is not as it was when the picture was drawn: then and now, by name.
+
+    `adapter` is what the adapter that draws it again was loaded as.
+    """
+    now = dict(pipe.origin)
+    if adapter is not None:
+        now["adapter_digest"] = pipe.adapters[adapter].digest
     return {
         name: {"then": told[name], "now": now[name]}
         for name in now
@@ -95,22 +103,16 @@ def changes(pipe: "RapidDiffusionPipeline", told: Mapping[str, Any]) -> dict[str
 
 
 def draw_again(
-    pipe: "RapidDiffusionPipeline", told: Mapping[str, Any], adapter: Path | None = None
+    pipe: "RapidDiffusionPipeline", told: Mapping[str, Any], adapter: str | None = None
 ) -> "Pixels":
-    """The picture (H, W, 3) that this model draws from the same call."""
-    call = {name: told[name] for name in _CALL if name in told}
-    if "adapter" in told:
-        if adapter is None:
-            raise InvalidRequestError(
-                "adapter", f"{told['adapter']!r} drew it; name its folder with --adapter"
-            )
-        call["adapter"] = pipe.load_adapter(adapter)
+    """The picture (H, W, 3) that this model draws from the same call, with a loaded adapter."""
     drawn = pipe(
         told["prompt"],
         seed=told["seed"],
         knowledge=_knowledge(told.get("entities", "auto")),
+        adapter=adapter,
         output_type="numpy",
-        **call,
+        **{name: told[name] for name in _CALL if name in told},
     )
     picture: Pixels = drawn.images[0]
     return picture
@@ -126,13 +128,28 @@ def labelled_again(pixels: "Pixels", told: Mapping[str, Any]) -> "Pixels":
     return draw_label(pixels, str(label.get("position", "bottom_right")))
 
 
+def _load_adapter(
+    pipe: "RapidDiffusionPipeline", told: Mapping[str, Any], folder: Path | None
+) -> str | None:
+    """What the adapter is loaded as that drew the picture; None where it was drawn without one."""
+    if "adapter" not in told:
+        return None
+    if folder is None:
+        raise InvalidRequestError(
+            "adapter", f"{told['adapter']!r} drew it; name its folder with --adapter"
+        )
+    return pipe.load_adapter(folder)
+
+
 def _rows(told: object) -> "int | Literal['fit']":
     """Those of the engine that drew it; a file may say anything, and memory is asked for them."""
+    from rapid_diffusion import MOST_ROWS
+
     if told == "fit":
         return "fit"
-    if isinstance(told, int) and 2 <= told <= 256:
+    if isinstance(told, int) and 2 <= told <= MOST_ROWS:
         return told
-    raise InvalidRequestError("file", f"says rows {told!r}; allowed: 2 to 256, or 'fit'")
+    raise InvalidRequestError("file", f"says rows {told!r}; allowed: 2 to {MOST_ROWS}, or 'fit'")
 
 
 def _knowledge(entities: object) -> "bool | list[EntityWeight]":
@@ -141,6 +158,11 @@ def _knowledge(entities: object) -> "bool | list[EntityWeight]":
 
     if not isinstance(entities, list):
         return entities != "off"
+    for entity in entities:
+        if not isinstance(entity, dict) or not {"id", "weight"} <= set(entity):
+            raise InvalidRequestError(
+                "file", f"says of an entity {entity!r:.80}; an object with id and weight is wanted"
+            )
     return [EntityWeight(e["id"], e["weight"], e.get("start"), e.get("end")) for e in entities]
 
 

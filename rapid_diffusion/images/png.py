@@ -1,4 +1,4 @@
-"""A fast PNG encoder: one row filter for the whole picture, and Intel's deflate.
+"""A fast PNG encoder: each row's differences to the left or above, and Intel's deflate.
 
 Follows the PNG specification, third edition (https://www.w3.org/TR/png-3/): chunks in section
 5.3, filters in 9.2, text in 11.3.3. Every output is an 8-bit RGB picture without interlace.
@@ -16,7 +16,10 @@ _SUB, _UP = 1, 2
 _RGB = 2
 _COMPRESSION = 1  # of 0 to 3; 2 and 3 cost more time than the bytes they save
 _MAX_SIDE = 2**31 - 1
-_SAMPLED_ROWS = 64
+_RGB_BYTES = 3
+# How a row's filter is chosen: of values measured on photographs and emoji of 256 to 2048 pixels.
+_CLEARLY = 0.8
+_MOST_TOGETHER, _LOOKED_AT = 4, 2**18
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -73,30 +76,40 @@ def _chunk(kind: bytes, body: bytes) -> bytes:
 def _filtered(pixels: Pixels) -> Pixels:
     """Rows (H, 1 + 3W), each led by its filter's number: differences instead of values."""
     height, width, _ = pixels.shape
-    kind = _better_filter(pixels)
+    values = np.ascontiguousarray(pixels).reshape(height, 3 * width)
     rows = np.empty((height, 1 + 3 * width), np.uint8)
-    rows[:, 0] = kind
-    body = rows[:, 1:].reshape(height, width, 3)
-    if kind == _SUB:
-        body[:, 0] = pixels[:, 0]
-        np.subtract(pixels[:, 1:], pixels[:, :-1], out=body[:, 1:])
-    else:
-        body[0] = pixels[0]
-        np.subtract(pixels[1:], pixels[:-1], out=body[1:])
+    rows[:, 0] = _UP
+    body = rows[:, 1:]
+    body[0] = values[0]
+    np.subtract(values[1:], values[:-1], out=body[1:])
+    chosen = _smoother_beside(values)
+    if len(chosen):
+        others = values[chosen]
+        others[:, _RGB_BYTES:] -= values[chosen, :-_RGB_BYTES]
+        rows[chosen, 0] = _SUB
+        body[chosen] = others
     return rows
 
 
-def _better_filter(pixels: Pixels) -> int:
-    """The filter that leaves the smaller differences on rows spread over the picture."""
-    spread = np.unique(np.linspace(0, len(pixels) - 1, _SAMPLED_ROWS).astype(np.intp))
-    rows = pixels[spread]
-    beside = rows[:, 1:] - rows[:, :-1]
-    above = rows[1:] - pixels[spread[1:] - 1]
-    return _SUB if _mean_size(beside) <= _mean_size(above) else _UP
+def _smoother_beside(values: Pixels) -> npt.NDArray[np.intp]:
+    """The rows of (H, 3W) whose differences to the left are clearly smaller than those above.
+
+    Clearly: equal filters in a run compress better than the best one of each row. Of a large
+    picture one row stands for a few.
+    """
+    height, width = values.shape
+    together = min(_MOST_TOGETHER, 1 + values.size // _LOOKED_AT)
+    here = values[1::together]
+    if width == _RGB_BYTES or not len(here):
+        return np.empty(0, np.intp)
+    above = values[::together][: len(here)]
+    beside = _sizes(here[:, _RGB_BYTES:] - here[:, :-_RGB_BYTES])
+    smoother = np.repeat(beside < _CLEARLY * _sizes(here - above), together)
+    chosen: npt.NDArray[np.intp] = np.flatnonzero(smoother) + (together == 1)
+    return chosen[chosen < height]
 
 
-def _mean_size(differences: Pixels) -> float:
-    # Differences wrap around 256: 255 stands for -1. None at all counts as the worst.
-    if not differences.size:
-        return float("inf")
-    return float(np.abs(differences.view(np.int8).astype(np.int16)).mean())
+def _sizes(differences: Pixels) -> npt.NDArray[np.float32]:
+    """The sum of each row. Differences wrap around 256: 255 stands for -1."""
+    sizes = np.abs(differences.view(np.int8)).view(np.uint8).astype(np.float32)
+    return sizes @ np.ones(sizes.shape[1], np.float32)

@@ -1,7 +1,7 @@
 """Chinese word pieces with character offsets: spans of a sentence -> positions of a sequence."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -32,13 +32,16 @@ class Tokens:
     """A batch of sentences, padded to the model's length L.
 
     ids (B, L) int64; mask (B, L) bool, True = a real token; entity_vectors (B, L, E) float32;
-    truncated: for each sentence the index of the first character that did not fit, or None.
+    truncated: for each sentence the index of the first character that did not fit, or None;
+    unknown: for each sentence what the vocabulary has no piece for and no entity stands for:
+    Chinese characters one by one, other words whole; each once, as it is written.
     """
 
     ids: Tensor
     mask: Tensor
     entity_vectors: Tensor
     truncated: list[int | None]
+    unknown: list[list[str]] = field(default_factory=list)
 
 
 class TextTokenizer:
@@ -54,6 +57,7 @@ class TextTokenizer:
         self.tokenizer = tokenizer
         self.max_length = max_length
         self.padding_id: int = padding
+        self.unknown_id: int | None = tokenizer.token_to_id("[UNK]")
 
     @classmethod
     def from_vocabulary(cls, words: Sequence[str], max_length: int) -> "TextTokenizer":
@@ -107,11 +111,21 @@ class TextTokenizer:
             for span in spans[row]:
                 for position in _positions(encoding, span, length - 1):
                     vectors[row, position] += span.vector
-        return Tokens(ids, mask, vectors, [self._first_lost(e) for e in encodings])
+        lost = [self._first_lost(encoding) for encoding in encodings]
+        has_entity = vectors.any(-1).tolist()
+        unknown = [self._unknown(*row) for row in zip(texts, encodings, has_entity, strict=True)]
+        return Tokens(ids, mask, vectors, lost, unknown)
 
     def _fit(self, ids: list[int]) -> list[int]:
         """Cut to the model's length, keeping the closing token."""
         return ids if len(ids) <= self.max_length else [*ids[: self.max_length - 1], ids[-1]]
+
+    def _unknown(self, text: str, encoding: Encoding, has_entity: list[bool]) -> list[str]:
+        """What is read as [UNK] inside the model's length."""
+        read = encoding.ids[: self.max_length - 1]  # what follows is cut off, or [SEP]
+        kept = zip(read, encoding.offsets, has_entity, strict=False)
+        found = [span for i, span, named in kept if i == self.unknown_id and not named]
+        return list(dict.fromkeys(text[start:end] for start, end in found))
 
     def _first_lost(self, encoding: Encoding) -> int | None:
         if len(encoding.ids) <= self.max_length:

@@ -6,7 +6,7 @@ exactly the examples it would have seen.
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,7 +19,12 @@ from rapid_diffusion.errors import CheckpointError
 from rapid_diffusion.seeds import mixed_seed
 from rapid_diffusion.text.tokens import SPECIAL, TextTokenizer, Tokens
 from rapid_diffusion.training.config import DataConfig
-from rapid_diffusion.training.sentences import Sentences, View
+from rapid_diffusion.training.sentences import NO_ENTITY, Sentences, View
+
+if TYPE_CHECKING:
+    from rapid_diffusion.text.clip import ContrastivePair
+
+_PICTURES_AT_ONCE = 64
 
 
 def step_generator(seed: int, step: int) -> torch.Generator:
@@ -127,6 +132,18 @@ class Examples:
         """The plain caption of each picture, as a user would type it."""
         numbers = torch.from_numpy(self.first[indices])
         return self._sentences.plain(self.captions.at(numbers), knowledge=knowledge)
+
+    def typed(self, texts: list[str], *, knowledge: bool = True) -> Tokens:
+        """Sentences of one's own, as a user would type them, linked to the graph or not."""
+        captions = self._sentences.tokenise(texts, [NO_ENTITY] * len(texts))
+        return self._sentences.plain(captions, knowledge=knowledge)
+
+    @torch.inference_mode()
+    def picture_features(self, pair: "ContrastivePair", device: torch.device) -> Tensor:
+        """What the image tower makes of every picture, in the order of `rows`: (N, F)."""
+        parts = torch.arange(len(self.rows)).split(_PICTURES_AT_ONCE)
+        batches = (self.picture_batch(part.tolist()).to(device) for part in parts)
+        return torch.cat([pair.image_features(batch) for batch in batches])
 
 
 def vocabulary_of(captions: list[str]) -> list[str]:

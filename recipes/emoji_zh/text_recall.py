@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from rapid_diffusion.training.config import read_training_config
+from rapid_diffusion.training.data import Examples
 from rapid_diffusion.training.run import Training
 
 CONFIG = Path(__file__).with_name("config.toml")
@@ -27,13 +28,8 @@ def main() -> None:
     options = parser.parse_args()
     training = Training(read_training_config(options.config))
     examples, pair = training.examples, training.pair()
-    numbers = torch.arange(len(examples.rows))
-    pictures = torch.cat(
-        [
-            pair.image_features(examples.picture_batch(part.tolist()).to(training.device))
-            for part in numbers.split(64)
-        ]
-    )
+    assert isinstance(examples, Examples)
+    pictures = examples.picture_features(pair, training.device)
     codes = [row["code"] for row in examples.rows]
     report: dict = {"pictures": len(codes), "command": "python -m recipes.emoji_zh.text_recall"}
     for name, indices in (("trained_pairs", examples.train), ("held_out_pairs", examples.held_out)):

@@ -42,6 +42,7 @@ def test_answer_holds_the_picture_and_its_facts(client: httpx.Client) -> None:
     assert picture["pixel_sha256"] == hashlib.sha256(pixels.tobytes()).hexdigest()
     assert body["knowledge"]["version"] == able["knowledge"]["version"]
     assert body["truncated"] is None
+    assert body["unknown"] == []
     assert {"queue", "denoise", "encode", "total"} <= set(body["timings_ms"])
     assert "denoise;dur=" in answer.headers["server-timing"]
 

@@ -77,6 +77,24 @@ def test_unknown_characters_are_unk_and_draw_no_error():
     assert set(tokens.ids[0, 1 : tokens.mask.sum() - 1].tolist()) == {1}
 
 
+@pytest.mark.parametrize(
+    ("text", "unknown"),
+    [
+        ("红色老虎", []),
+        ("龘老虎龘靐", ["龘", "靐"]),
+        ("一只Zebra", ["Zebra"]),  # a word of another script is one piece
+        ("老虎" * 5 + "龘", []),  # cut off: `truncated` tells of it
+    ],
+)
+def test_what_the_vocabulary_does_not_have_is_told_once_as_it_is_written(text, unknown):
+    assert tokenizer()([text], [[]], 2).unknown == [unknown]
+
+
+def test_what_an_entity_stands_for_is_not_unknown():
+    tokens = tokenizer()(["龘靐", "龘"], [[EntitySpan(VECTOR, 0, 1)], []], 2)
+    assert tokens.unknown == [["靐"], ["龘"]]
+
+
 def test_a_sentence_of_100000_characters_is_cut_and_told():
     tokens = tokenizer()(["老" * 100_000], [[]], 2)
     assert tokens.truncated == [10]

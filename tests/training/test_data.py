@@ -75,6 +75,20 @@ def test_first_captions_are_what_the_pipeline_would_make_of_them(examples):
     assert torch.equal(tokens.entity_vectors, wanted.entity_vectors)
     assert tokens.entity_vectors.any()
     assert not examples.first_captions([0, 1], knowledge=False).entity_vectors.any()
+    typed = examples.typed(texts)
+    assert torch.equal(typed.ids, tokens.ids)
+    assert torch.equal(typed.entity_vectors, tokens.entity_vectors)
+    assert not examples.typed(texts, knowledge=False).entity_vectors.any()
+
+
+def test_every_picture_has_its_features_in_order(examples):
+    class Pair:
+        def image_features(self, images):
+            return images.mean((2, 3))
+
+    features = examples.picture_features(Pair(), torch.device("cpu"))
+    wanted = torch.cat([examples.picture_batch([row]).mean((2, 3)) for row in range(12)])
+    assert torch.equal(features, wanted)
 
 
 @pytest.mark.parametrize("dropped", ["caption_dropout", "link_dropout"])
