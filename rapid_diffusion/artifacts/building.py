@@ -141,7 +141,7 @@ def _write_part(part: Part, folder: Path, folded: bool) -> dict[str, Any]:
         with tempfile.TemporaryDirectory(prefix="rapid-") as scratch:
             package = f"{scratch}/part.pt2"
             torch._inductor.aoti_compile_and_package(
-                program, package_path=package, inductor_configs=_options(folded)
+                program, package_path=package, inductor_configs=options(folded)
             )
             _unpack(Path(package), folder / LIBRARY)
     rows = len(part.inputs[0])
@@ -156,7 +156,7 @@ def _write_part(part: Part, folder: Path, folded: bool) -> dict[str, Any]:
     return told | {"constants": {name: _facts(known[name]) for name in sorted(names)}}
 
 
-def _options(folded: bool) -> dict[str, Any]:
+def options(folded: bool) -> dict[str, Any]:
     """Inductor's settings; the number of threads is the one at run time, not that of today."""
     return {
         "freezing": folded,

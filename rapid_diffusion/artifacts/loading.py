@@ -122,6 +122,8 @@ class CompiledPart:
     def __call__(self, *inputs: Tensor) -> Tensor:
         """Inputs (B, …) as the network's own -> its output; `InvalidRequestError` for others."""
         self._check(inputs)
+        # OpenMP knows how many threads to use for each thread that calls; this tells it for ours.
+        torch.get_num_threads()
         rows = len(inputs[0])
         runner = next((r for r in self.runners if r.rows >= rows), self.runners[-1])
         outputs = [

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rapid_diffusion import RapidDiffusionPipeline
 from rapid_diffusion.adapters import Adapters
-from rapid_diffusion.artifacts import loading, manifest
+from rapid_diffusion.artifacts import building, loading, manifest
 from rapid_diffusion.artifacts.building import parts_of, write_artifacts, write_parts
 from rapid_diffusion.artifacts.identity import default_folder, made_for
 from rapid_diffusion.artifacts.loading import CompiledPart, Runner
@@ -24,18 +24,21 @@ from rapid_diffusion.model_folder import load_model, save_model
 
 CPU, FLOAT32 = torch.device("cpu"), torch.float32
 ALL = ("text_encoder", "unet", "vae", "super_resolution", "image_tower")
-needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
 
 
 @pytest.fixture(scope="session")
 def compiled(micro_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The micro model's decoder, compiled once: a UNet would take a minute. Copy it to change it."""
+    """The micro model's decoder, compiled once: a UNet takes a minute. Copy it to change it."""
     if shutil.which("g++") is None:
         pytest.skip("needs a C++ compiler")
     folder = tmp_path_factory.mktemp("artifacts") / "micro"
-    model = load_model(micro_model_folder)
-    part = {"vae-1": parts_of(model, [2])["vae-1"]}
-    write_parts(part, made_for(micro_model_folder, CPU, FLOAT32), folder)
+    part = {"vae-1": parts_of(load_model(micro_model_folder), [2])["vae-1"]}
+    # Without what pays with many parts, or at run time only.
+    quick = {"aot_inductor.precompile_headers": False, "cpp_cache_precompile_headers": False}
+    options = building.options(folded=False) | quick
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(building, "options", lambda folded: options)
+        write_parts(part, made_for(micro_model_folder, CPU, FLOAT32), folder)
     return folder
 
 
@@ -225,13 +228,8 @@ def test_an_adapter_changes_bare_networks_as_it_does_built_ones(
         adapters = Adapters(load_model(micro_model_folder, bare=components))
         name = adapters.load(micro_adapter_folder, None, micro_model_folder)
         with adapters.applied(name):
-            states.append(
-                {
-                    k: v.clone()
-                    for n in adapters.networks.values()
-                    for k, v in n.state_dict().items()
-                }
-            )
+            weights = [network.state_dict() for network in adapters.networks.values()]
+            states.append({k: v.clone() for state in weights for k, v in state.items()})
     assert states[0].keys() == states[1].keys()
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
 
