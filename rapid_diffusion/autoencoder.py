@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from rapid_diffusion.artifacts.bare import BareNetwork
 from rapid_diffusion.checkpoints.folder import load_strict, read_json, read_weights, write_json
 from rapid_diffusion.checkpoints.folder import write_weights as write_component_weights
 from rapid_diffusion.errors import CheckpointError
@@ -122,15 +123,19 @@ class DiffusersAutoencoder(nn.Module):
         """Write the `diffusers` component folder."""
         folder.mkdir(parents=True, exist_ok=True)
         sizes = {k: v for k, v in self.network.config.items() if not k.startswith("_")}
-        write_json(folder / "config.json", {"_class_name": type(self.network).__name__} | sizes)
+        name = self.network.config.get("_class_name", type(self.network).__name__)
+        write_json(folder / "config.json", {"_class_name": name} | sizes)
         write_component_weights(self.network.state_dict(), folder / WEIGHTS)
 
 
 Autoencoder = PatchAutoencoder | DiffusersAutoencoder
 
 
-def load_autoencoder(folder: Path) -> Autoencoder:
-    """Read a component folder strictly; `CheckpointError` names what does not fit."""
+def load_autoencoder(folder: Path, bare: bool = False) -> Autoencoder:
+    """Read a component folder strictly; `CheckpointError` names what does not fit.
+
+    `bare`: of an autoencoder of `diffusers` the weights only, for code compiled ahead of time.
+    """
     config = read_json(folder / "config.json")
     name = config.get("_class_name")
     if name not in ("PatchAutoencoder", "AutoencoderKL", "AutoencoderTiny"):
@@ -140,6 +145,8 @@ def load_autoencoder(folder: Path) -> Autoencoder:
             "AutoencoderTiny are known",
         )
     weights = read_weights(folder)
+    if bare and name != "PatchAutoencoder":
+        return DiffusersAutoencoder(BareNetwork(weights, config))
     try:
         autoencoder = _build(name, config)
     except (ValueError, TypeError, RuntimeError, KeyError) as error:

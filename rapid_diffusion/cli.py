@@ -13,6 +13,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from rapid_diffusion.commands.compile import compile_model
 from rapid_diffusion.commands.data import data
 from rapid_diffusion.commands.doctor import doctor
 from rapid_diffusion.commands.evaluate import evaluate
@@ -48,6 +49,7 @@ app = typer.Typer(
 )
 for command in (generate, train, finetune, evaluate, serve, inspect, verify, doctor):
     app.command(epilog=EPILOG)(command)
+app.command("compile", epilog=EPILOG)(compile_model)
 app.add_typer(data, name="data")
 
 

@@ -3,6 +3,7 @@
     RapidDiffusionError
     ├── InvalidRequestError (ValueError)      a parameter of a call; `.field` names it
     ├── CheckpointError                       a model folder or weight file; `.path` names it
+    │   └── ArtifactError                     compiled code: stale, foreign or damaged
     ├── MissingDependencyError (ImportError)  an optional package is not installed
     ├── NumericalError (ArithmeticError)      a NaN or an infinity where a picture should be
     ├── OutputError (OSError)                 saving failed; nothing half-written is left behind
@@ -32,6 +33,10 @@ class CheckpointError(RapidDiffusionError):
     def __init__(self, path: str | Path, message: str) -> None:
         super().__init__(f"{path}: {message}")
         self.path = Path(path)
+
+
+class ArtifactError(CheckpointError):
+    """What was compiled ahead of time is missing, damaged, or made for something else."""
 
 
 class MissingDependencyError(RapidDiffusionError, ImportError):

@@ -14,6 +14,7 @@ from rapid_diffusion.model_folder import Model
 from rapid_diffusion.version import __version__
 
 if TYPE_CHECKING:
+    from rapid_diffusion.artifacts.loading import Artifacts
     from rapid_diffusion.denoising.engine import Engine
 
 
@@ -24,6 +25,7 @@ class ModelFacts:
     folder: Path | None
     device: torch.device
     engine: "Engine | None"
+    artifacts: "Artifacts | None"
 
     @property
     def name(self) -> str:
@@ -54,7 +56,8 @@ class ModelFacts:
     def origin(self) -> dict[str, Any]:
         """What pixels depend on besides the call: pictures carry it, so that they can be verified.
 
-        `knowledge` is the graph's version, None without a graph; `rows` those of a shared engine.
+        `knowledge` is the graph's version, None without a graph; `rows` those of a shared engine,
+        `artifacts` the checksum of what was compiled ahead of time.
         """
         rows = {} if self.engine is None else {"rows": self.engine.rows}
         packages = f"rapid-diffusion {__version__}, torch {torch.__version__}"
@@ -63,9 +66,15 @@ class ModelFacts:
             "digest": self.digest,
             "knowledge": None if self.graph is None else self.graph.version,
             "engine": ", ".join(
-                [packages, str(self.device), *(f"rows {count}" for count in rows.values())]
+                [
+                    packages,
+                    str(self.device),
+                    *(f"rows {count}" for count in rows.values()),
+                    *([] if self.artifacts is None else [self.artifacts.engine]),
+                ]
             ),
             **rows,
+            **({} if self.artifacts is None else {"artifacts": self.artifacts.checksum}),
         }
 
     @property

@@ -1,6 +1,7 @@
 """A model on disk: the `diffusers` layout plus `knowledge/` and `super_resolution/`."""
 
 import shutil
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from knowledge.errors import KnowledgeError
 from knowledge.graph import KnowledgeGraph
+from rapid_diffusion.artifacts.bare import BareNetwork
 from rapid_diffusion.autoencoder import Autoencoder, load_autoencoder
 from rapid_diffusion.checkpoints.folder import (
     SCALE_SUFFIX,
@@ -87,10 +89,15 @@ def find_model(name_or_path: str | Path) -> Path:
     )
 
 
-def load_model(folder: Path, knowledge: KnowledgeGraph | str | Path | bool | None = None) -> Model:
+def load_model(
+    folder: Path,
+    knowledge: KnowledgeGraph | str | Path | bool | None = None,
+    bare: Collection[str] = (),
+) -> Model:
     """Read every component strictly; `knowledge` takes the place of the folder's own graph.
 
-    `knowledge=False` goes without a graph. Raises `CheckpointError` naming the file that is
+    `knowledge=False` goes without a graph. Of the components in `bare` there are the weights only,
+    for code that was compiled ahead of time. Raises `CheckpointError` naming the file that is
     missing, damaged or does not fit.
     """
     card = _read_card(folder)
@@ -99,17 +106,17 @@ def load_model(folder: Path, knowledge: KnowledgeGraph | str | Path | bool | Non
         TextConfig, read_json(text_folder / "config.json"), text_folder / "config.json"
     )
     tokenizer = TextTokenizer.from_folder(folder / "tokenizer", text_config.max_length)
-    text_encoder = _read_text_encoder(text_config, text_folder).eval()
+    text_encoder = _read_text_encoder(text_config, text_folder, "text_encoder" in bare).eval()
     model = Model(
         card=card,
         tokenizer=tokenizer,
         text_config=text_config,
         text_encoder=text_encoder,
-        denoiser=load_denoiser(folder / "unet").eval(),
-        autoencoder=load_autoencoder(folder / "vae").eval(),
+        denoiser=load_denoiser(folder / "unet", "unet" in bare).eval(),
+        autoencoder=load_autoencoder(folder / "vae", "vae" in bare).eval(),
         upscaler=Upscaler.from_folder(upscaler_folder) if upscaler_folder.is_dir() else None,
         graph=_open_graph(folder / "knowledge", knowledge, text_config.entity_dimension),
-        pair=read_pair(folder / "image_tower", text_encoder),
+        pair=read_pair(folder / "image_tower", text_encoder, "image_tower" in bare),
     )
     _check_fit(model, folder)
     return model
@@ -183,12 +190,19 @@ def _read_card(folder: Path) -> ModelCard:
     return card
 
 
-def _read_text_encoder(config: TextConfig, folder: Path) -> KnowledgeTextEncoder:
+def _read_text_encoder(config: TextConfig, folder: Path, bare: bool) -> KnowledgeTextEncoder:
+    weights = read_weights(folder)
+    if bare:
+        tower = {n.removeprefix("tower."): w for n, w in weights.items() if n.startswith("tower.")}
+        network = BareNetwork(tower, {"hidden_size": config.width})
+        encoder = KnowledgeTextEncoder(network, config.entity_dimension)
+        load_strict(encoder, weights, folder)
+        return encoder
     try:
         encoder = build_text_encoder(config)
     except (ValueError, RuntimeError, ZeroDivisionError) as error:
         raise CheckpointError(folder / "config.json", f"gives no text tower ({error})") from error
-    load_strict(encoder, read_weights(folder), folder)
+    load_strict(encoder, weights, folder)
     return encoder
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from knowledge.graph import KnowledgeGraph
 from rapid_diffusion.adapters import Adapters, TakesAdapters
+from rapid_diffusion.artifacts.loading import Artifacts, open_artifacts, say_bypassed
 from rapid_diffusion.candidates import check_candidates
 from rapid_diffusion.denoising.engine import (
     FIT_LIMIT,
@@ -21,7 +22,7 @@ from rapid_diffusion.denoising.engine import (
 )
 from rapid_diffusion.denoising.samplers import SAMPLERS
 from rapid_diffusion.drawing import Images, draw, score, timed
-from rapid_diffusion.errors import InvalidRequestError, NumericalError
+from rapid_diffusion.errors import ArtifactError, InvalidRequestError, NumericalError
 from rapid_diffusion.facts import ModelFacts
 from rapid_diffusion.images.convert import model_to_unit, pixels_to_pillow
 from rapid_diffusion.model_folder import Model, Storage, find_model, load_model, save_model
@@ -44,6 +45,7 @@ class RapidDiffusionPipeline(ModelFacts, TakesAdapters):
         self.folder = folder
         self.device = torch.device("cpu")
         self.engine: Engine | None = None  # None: each call has its own
+        self.artifacts: Artifacts | None = None
         self._adapters = Adapters(model)
         self._texts = TextCache()
 
@@ -55,17 +57,32 @@ class RapidDiffusionPipeline(ModelFacts, TakesAdapters):
         device: str | torch.device | None = None,
         dtype: torch.dtype | None = None,
         knowledge: KnowledgeGraph | str | Path | bool | None = None,
+        artifacts: str | Path | None = None,
     ) -> Self:
         """Open an embedded model by name, or a model folder; nothing is downloaded.
 
         `device` defaults to CUDA where there is one. `dtype` is the UNet's and the upscaler's; by
         default the one that the device is fast in. `knowledge` takes the place of the graph in
-        the folder; False goes without a graph. Raises `CheckpointError` naming the file.
+        the folder; False goes without a graph. `artifacts`: a folder that `rapid-diffusion compile`
+        wrote, or "auto" for the default one if it fits. It holds native code: open your own only.
+        Raises `CheckpointError` naming the file (`ArtifactError` for one of the artifacts).
         """
         at = checked_device(device)
         number_format = fast_dtype(at) if dtype is None else checked_dtype(dtype)
         folder = find_model(name_or_path)
-        return cls(load_model(folder, knowledge), folder).to(at, number_format)
+        opened = artifacts and open_artifacts(artifacts, folder, at, number_format)
+        if not isinstance(opened, Artifacts):
+            return cls(load_model(folder, knowledge), folder).to(at, number_format)
+        pipe = cls(load_model(folder, knowledge, opened.components), folder).to(at, number_format)
+        try:
+            opened.bind(pipe.model)
+        except ArtifactError as error:
+            if artifacts != "auto":
+                raise
+            say_bypassed(str(error))
+            return cls(load_model(folder, knowledge), folder).to(at, number_format)
+        pipe.artifacts = opened
+        return pipe
 
     def save_pretrained(self, folder: str | Path, storage: Storage = "float32") -> None:
         """Write a folder that `from_pretrained` opens; whole or not at all (`OutputError`).
@@ -77,6 +94,11 @@ class RapidDiffusionPipeline(ModelFacts, TakesAdapters):
 
     def to(self, device: str | torch.device, dtype: torch.dtype | None = None) -> Self:
         """Move all networks, while nothing is drawn; `dtype`: of the UNet and the upscaler only."""
+        if self.artifacts is not None:
+            raise InvalidRequestError(
+                "device",
+                f"{device}, {dtype}; what is compiled stays where it is, open the model anew",
+            )
         self.device = checked_device(device)
         self._texts.clear()
         model = self.model

@@ -39,6 +39,7 @@ class LoadPipeline:
     threads: int | None
     adapters: tuple[tuple[str, str], ...] = ()  # name, folder
     rows: int | Literal["fit"] | None = None  # as `share_engine` takes them
+    artifacts: str | None = None  # as `from_pretrained` takes them
 
     def __call__(self) -> RapidDiffusionPipeline:
         """Raises `CheckpointError` where the model or an adapter cannot be loaded."""
@@ -46,7 +47,9 @@ class LoadPipeline:
 
         if self.threads is not None:
             torch.set_num_threads(self.threads)
-        pipeline = RapidDiffusionPipeline.from_pretrained(self.model, device=self.device)
+        pipeline = RapidDiffusionPipeline.from_pretrained(
+            self.model, device=self.device, artifacts=self.artifacts
+        )
         for name, path in self.adapters:
             pipeline.load_adapter(path, name)
         return pipeline.share_engine(self.rows)

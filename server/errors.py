@@ -15,6 +15,7 @@ from pydantic_core import ErrorDetails
 from starlette.exceptions import HTTPException
 
 from rapid_diffusion.errors import (
+    ArtifactError,
     CanceledError,
     CheckpointError,
     InvalidRequestError,
@@ -29,6 +30,7 @@ PROBLEM_OF_ERROR: dict[type[Exception], str] = {
     RapidDiffusionError: "internal",
     InvalidRequestError: "invalid_parameter",
     CheckpointError: "internal",
+    ArtifactError: "internal",
     MissingDependencyError: "missing_dependency",
     NumericalError: "internal",
     OutputError: "internal",

@@ -43,6 +43,7 @@ def _open_pipeline(settings: Settings) -> RapidDiffusionPipeline | RemoteDevice:
         settings.threads,
         tuple(settings.adapters.items()),
         settings.rows,
+        settings.artifacts,
     )
     if not settings.worker_process:
         return load()

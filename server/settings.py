@@ -35,6 +35,9 @@ class Settings(BaseSettings):
     rows: Literal["fit"] | Annotated[int, Field(ge=2, le=MOST_ROWS)] | None = Field(
         None, description="rows of every call of the UNet, whoever draws; None: 2 on a CPU, else 16"
     )
+    artifacts: str | None = Field(
+        None, description="folder that `rapid-diffusion compile` wrote, or auto; executed: trust it"
+    )
     queue_size: int = Field(16, ge=1, le=10_000, description="requests that may wait")
     queue_seconds: float = Field(120.0, gt=0, description="seconds of work that may wait")
     body_limit: int = Field(65_536, ge=1024, le=65_536, description="bytes of a request's body")

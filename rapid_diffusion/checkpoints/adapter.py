@@ -218,7 +218,7 @@ def _targets(config: Mapping[str, Any], network: nn.Module) -> set[str]:
 
 
 def _has_matrix(module: nn.Module) -> bool:
-    return isinstance(module, nn.Linear | nn.Conv2d)
+    return isinstance(module, nn.Linear | nn.Conv2d) or getattr(module, "is_matrix", False)
 
 
 def _low_rank(

@@ -55,6 +55,7 @@ def model_health(name_or_path: str) -> dict[str, Any]:
     """
     from knowledge.errors import KnowledgeError
     from rapid_diffusion import RapidDiffusionPipeline
+    from rapid_diffusion.artifacts.loading import state_of_artifacts
     from rapid_diffusion.checkpoints.manifest import check_manifest
     from rapid_diffusion.commands.inspect import model_facts
     from rapid_diffusion.errors import RapidDiffusionError
@@ -62,11 +63,13 @@ def model_health(name_or_path: str) -> dict[str, Any]:
     try:
         facts = model_facts(name_or_path)
         checked = check_manifest(facts["path"])
-        RapidDiffusionPipeline.from_pretrained(name_or_path, device="cpu")
+        pipe = RapidDiffusionPipeline.from_pretrained(name_or_path, device="cpu")
+        dtype = next(pipe.model.denoiser.parameters()).dtype
+        compiled = state_of_artifacts(Path(facts["path"]), pipe.device, dtype)
     except (RapidDiffusionError, KnowledgeError) as error:
         return {"name": name_or_path, "intact": False, "problem": " ".join(str(error).split())}
     kept = ("name", "path", "digest", "license", "megabytes", "parameters")
-    health = {"intact": True, "checksums": checked, "problem": None}
+    health = {"intact": True, "checksums": checked, "problem": None, "artifacts": compiled}
     return {**health, **{name: facts[name] for name in kept}}
 
 
@@ -138,7 +141,8 @@ def _as_text(report: dict[str, Any]) -> str:
     if model["intact"]:
         state = "intact" if model["checksums"] else "loads; it has no checksums to compare with"
         state += f", {model['parameters'] / 1e6:.1f} M parameters, {model['megabytes']} MB"
-        return "\n".join([*lines, f"model      {model['name']}: {state}, {model['digest']}"])
+        lines += [f"model      {model['name']}: {state}, {model['digest']}"]
+        return "\n".join([*lines, f"artifacts  {model['artifacts']}"])
     return "\n".join([*lines, f"model      {model['name']}: NOT intact: {model['problem']}"])
 
 

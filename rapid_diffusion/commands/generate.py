@@ -23,6 +23,12 @@ OutputOption = Annotated[
 CandidatesOption = Annotated[
     int, typer.Option(help="Draw each picture so many times and keep the best match.", min=1)
 ]
+ArtifactsOption = Annotated[
+    str | None,
+    typer.Option(
+        help="What `rapid-diffusion compile` wrote: its folder, or auto. It is executed: trust it."
+    ),
+]
 GraphOption = Annotated[
     Path | None,
     typer.Option(help="A graph to link to instead of the model's own (`python -m knowledge`)."),
@@ -56,6 +62,7 @@ def generate(
     adapter: AdapterOption = None,
     adapter_scale: ScaleOption = None,
     graph: GraphOption = None,
+    artifacts: ArtifactsOption = None,
     knowledge: Annotated[
         bool, typer.Option("--knowledge/--no-knowledge", help="Use the knowledge graph.")
     ] = True,
@@ -85,7 +92,7 @@ def generate(
         "knowledge": knowledge,
         "adapter_scale": adapter_scale,
     }
-    pipe = RapidDiffusionPipeline.from_pretrained(model, knowledge=graph)
+    pipe = RapidDiffusionPipeline.from_pretrained(model, knowledge=graph, artifacts=artifacts)
     if adapter is not None:
         parameters["adapter"] = pipe.load_adapter(adapter)
     rows = [{"prompt": s, "seed": n} for s, n in zip(sentences, seeds, strict=True)]

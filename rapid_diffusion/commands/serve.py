@@ -18,6 +18,10 @@ def serve(
     rows: Annotated[
         str | None, typer.Option(help="Rows of each call of the UNet, a number or fit.")
     ] = None,
+    artifacts: Annotated[
+        str | None,
+        typer.Option(help="What `rapid-diffusion compile` wrote: its folder, or auto."),
+    ] = None,
     adapter: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME=PATH", help="An adapter folder, and what requests call it."),
@@ -39,6 +43,7 @@ def serve(
         ) from error
     given: dict[str, Any] = {"model": model, "host": host, "port": port}
     given |= {"device": device, "threads": threads, "rows": rows, "state": state}
+    given |= {"artifacts": artifacts}
     if adapter:
         given["adapters"] = dict(map(_named_path, adapter))
     run(_settings({name: value for name, value in given.items() if value is not None}))

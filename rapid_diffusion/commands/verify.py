@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from rapid_diffusion.commands.generate import GraphOption
+from rapid_diffusion.commands.generate import ArtifactsOption, GraphOption
 from rapid_diffusion.errors import InvalidRequestError
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ def verify(
         Path | None, typer.Option(help="The adapter's folder, where it was drawn with one.")
     ] = None,
     graph: GraphOption = None,
+    artifacts: ArtifactsOption = None,
     tolerance: Annotated[
         int, typer.Option(help="Levels (of 255) that a pixel may differ by.", min=0, max=255)
     ] = 0,
@@ -45,13 +46,15 @@ def verify(
     """Draw a picture again from what it says of itself, and compare the pixels.
 
     Leaves with 1 if they differ by more than --tolerance, and says what else is not as it was:
-    another model, graph, adapter or engine.
+    another model, graph, adapter or engine. A picture that compiled artifacts drew is drawn with
+    those of the default folder unless --artifacts names others.
     """
     from rapid_diffusion import RapidDiffusionPipeline
 
     told = told_by(file)
+    artifacts = artifacts or ("auto" if "artifacts" in told else None)
     pipe = RapidDiffusionPipeline.from_pretrained(
-        model or str(told.get("model", "emoji-zh")), knowledge=graph
+        model or str(told.get("model", "emoji-zh")), knowledge=graph, artifacts=artifacts
     )
     if told.get("rows") is not None:
         pipe.share_engine(_rows(told["rows"]))

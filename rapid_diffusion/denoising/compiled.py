@@ -3,6 +3,7 @@
 Compiling takes about a minute, once for each batch size, and pays in a service or a long batch.
 """
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +23,22 @@ def compile_network(network: nn.Module, *, freeze: bool = True) -> None:
     compiled = torch.compile(network.forward, dynamic=False)
     network.forward = _frozen(compiled) if freeze else compiled
     setattr(network, _FOLDED, freeze)
+
+
+def mark_folded(network: nn.Module) -> None:
+    """Say that `network` calculates with weights of its own, as compiled ahead of time."""
+    setattr(network, _FOLDED, True)
+
+
+def plain_copy(network: nn.Module) -> nn.Module:
+    """A copy of `network` that calculates with its own weights and its own Python code."""
+    rebuild = getattr(network, "rebuilt", None)
+    if rebuild is not None:
+        return rebuild()
+    copied = copy.deepcopy(network)
+    # What was compiled stands before the class's own, and is of the weights it was compiled with.
+    copied.__dict__.pop("forward", None)
+    return copied
 
 
 def has_folded_weights(network: nn.Module) -> bool:

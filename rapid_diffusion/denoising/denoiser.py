@@ -1,6 +1,7 @@
 """The UNet of `diffusers` behind one signature: (rows, timesteps, hidden, mask) -> output."""
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rapid_diffusion.artifacts.bare import BareNetwork
 from rapid_diffusion.attention import route_through_door
 from rapid_diffusion.checkpoints.folder import (
     load_strict,
@@ -75,6 +77,13 @@ class Denoiser(nn.Module):
         )[0]
         return output.to(rows.dtype)
 
+    def rebuilt(self) -> "Denoiser":
+        """A copy that calculates with its own weights, whatever this one was compiled to."""
+        network = _build_network(self.network.config, Path("unet"))
+        load_strict(network, self.network.state_dict(), "unet")
+        weight = next(self.network.parameters())
+        return Denoiser(network.eval(), copy.deepcopy(self.draft)).to(weight.device, weight.dtype)
+
     def save(self, folder: Path, narrow: Narrow = dict) -> None:
         """Write the `diffusers` component folder, and the draft in `draft/` beside it.
 
@@ -121,23 +130,20 @@ def build_denoiser(config: DenoiserConfig) -> Denoiser:
     return Denoiser(network, SentenceDraft(draft))
 
 
-def load_denoiser(folder: Path) -> Denoiser:
-    """Read a component folder strictly; `CheckpointError` names what does not fit."""
-    from diffusers import UNet2DConditionModel
+def load_denoiser(folder: Path, bare: bool = False) -> Denoiser:
+    """Read a component folder strictly; `CheckpointError` names what does not fit.
 
+    `bare`: the weights only, for code that was compiled ahead of time.
+    """
     config = read_json(folder / "config.json")
     if config.get("_class_name", CLASS_NAME) != CLASS_NAME:
         raise CheckpointError(folder, f"a {config['_class_name']}; {CLASS_NAME} is wanted")
     if "block_out_channels" not in config:  # without sizes, diffusers would build its largest
         raise CheckpointError(folder / "config.json", f"gives no sizes of a {CLASS_NAME}")
     weights = read_weights(folder)
-    try:
-        with torch.device("meta"):
-            network = UNet2DConditionModel.from_config(config)
-    except (ValueError, TypeError, RuntimeError, KeyError, ZeroDivisionError) as error:
-        raise CheckpointError(folder / "config.json", f"gives no UNet ({error})") from error
-    network = network.to_empty(device="cpu")
-    load_strict(network, weights, folder)
+    network: Any = BareNetwork(weights, config) if bare else _build_network(config, folder)
+    if not bare:
+        load_strict(network, weights, folder)
     draft = _load_draft(folder.parent / "draft")
     drafted = draft.config.channels if draft is not None else 0
     if network.config.in_channels != network.config.out_channels + drafted:
@@ -147,6 +153,18 @@ def load_denoiser(folder: Path) -> Denoiser:
             f"{network.config.out_channels}, but the draft beside it has {drafted}",
         )
     return Denoiser(network, draft)
+
+
+def _build_network(config: Mapping[str, Any], folder: Path) -> Any:
+    """A UNet of these sizes, its weights not yet set."""
+    from diffusers import UNet2DConditionModel
+
+    try:
+        with torch.device("meta"):
+            network: Any = UNet2DConditionModel.from_config(config)
+    except (ValueError, TypeError, RuntimeError, KeyError, ZeroDivisionError) as error:
+        raise CheckpointError(folder / "config.json", f"gives no UNet ({error})") from error
+    return network.to_empty(device="cpu")
 
 
 def _load_draft(folder: Path) -> SentenceDraft | None:

@@ -4,7 +4,6 @@ Timestep, guidance and sampler are numbers of a row, so rows of other requests j
 any step. See docs/engine.md.
 """
 
-import copy
 import threading
 from bisect import insort
 from collections.abc import Callable, Iterable, Sequence
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from rapid_diffusion.denoising.bucket import FIT_LIMIT, Bucket, Network, Rows, Seat
+from rapid_diffusion.denoising.compiled import plain_copy
 from rapid_diffusion.denoising.rows import Guidance, RowRequest, Ticket, noise_stream, row_noise
 from rapid_diffusion.denoising.samplers import SamplerTable
 from rapid_diffusion.denoising.turns import Turns
@@ -189,7 +189,7 @@ class Engine:
         """The same weights, calculating in float32; a copy that lives while it is needed."""
         if self._precise is None:
             assert isinstance(self.denoiser, nn.Module)
-            self._precise = copy.deepcopy(self.denoiser).float()
+            self._precise = plain_copy(self.denoiser).float()
         return self._precise
 
     def _forget_precise(self) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from rapid_diffusion.artifacts.bare import BareNetwork
 from rapid_diffusion.checkpoints.folder import (
     load_strict,
     read_json,
@@ -24,11 +25,16 @@ from rapid_diffusion.text.encoder import KnowledgeTextEncoder
 class ContrastivePair(nn.Module):
     """Two towers with a projection each; features are unit vectors."""
 
-    def __init__(self, text: KnowledgeTextEncoder, config: ImageTowerConfig) -> None:
+    def __init__(
+        self,
+        text: KnowledgeTextEncoder,
+        config: ImageTowerConfig,
+        image: nn.Module | None = None,
+    ) -> None:
         super().__init__()
         self.config = config
         self.text = text
-        self.image = _build_image_tower(config)
+        self.image = _build_image_tower(config) if image is None else image
         self.text_projection = nn.Linear(text.width, config.embedding, bias=False)
         self.image_projection = nn.Linear(config.widths[-1], config.embedding, bias=False)
         self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
@@ -75,23 +81,32 @@ def write_pair(
     write_weights(stored(head), folder / "model.safetensors")
 
 
-def read_pair(folder: Path, text: KnowledgeTextEncoder) -> ContrastivePair | None:
+def read_pair(
+    folder: Path, text: KnowledgeTextEncoder, bare: bool = False
+) -> ContrastivePair | None:
     """The pair around a text tower that is there; None where a model was saved without its own.
+
+    `bare`: the image tower's weights only, for code that was compiled ahead of time.
 
     Raises `CheckpointError` naming the file that is damaged or does not fit.
     """
     if not folder.is_dir():
         return None
-    path = folder / "config.json"
+    path, weights = folder / "config.json", read_weights(folder)
+    image = BareNetwork(_below("image", weights)) if bare else None
     try:
         with torch.random.fork_rng(devices=[]):
-            pair = ContrastivePair(text, _read_config(path))
+            pair = ContrastivePair(text, _read_config(path), image)
     except (ValueError, RuntimeError, TypeError, IndexError, ZeroDivisionError) as error:
         raise CheckpointError(path, f"gives no image tower ({error})") from error
-    weights = read_weights(folder)
     of_text = {f"text.{name}": value for name, value in text.state_dict().items()}
     load_strict(pair, weights | of_text, folder)
     return pair.eval()
+
+
+def _below(part: str, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    own = f"{part}."
+    return {name[len(own) :]: value for name, value in weights.items() if name.startswith(own)}
 
 
 def _read_config(path: Path) -> ImageTowerConfig:

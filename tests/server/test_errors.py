@@ -38,7 +38,7 @@ def test_every_error_of_the_library_has_its_status() -> None:
     kinds = [
         kind for kind in tree(RapidDiffusionError) if kind.__module__ == "rapid_diffusion.errors"
     ]
-    assert len(kinds) == 7
+    assert len(kinds) == 8
     assert set(kinds) <= set(PROBLEM_OF_ERROR)
     for kind in kinds:
         assert problem_of_error(make(kind)).status == STATUS.get(kind.__name__, 500)
