@@ -1,23 +1,34 @@
-"""Facts in, one version directory out."""
+"""Facts in, one version directory out; memory does not grow with the number of facts."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
 
-import marisa_trie  # type: ignore[import-not-found]
 import numpy as np
 
-from knowledge.checking import Alias, CheckedFacts, Statement, check_facts
+from knowledge.checking import Alias, Refusals, Statement, blocks_of
+from knowledge.dictionary import write_dictionary
 from knowledge.errors import InvalidInputError
-from knowledge.linking import NORMALISATION, normalise
-from knowledge.storage import Array, write_array, write_matrix, write_strings
+from knowledge.formats import Position, read_blocks
+from knowledge.linking import NORMALISATION
+from knowledge.naming import gather
+from knowledge.numbering import TEXT_BIT, Work, number_strings, write_block, write_facts
+from knowledge.storage import Array, replace_text, write_matrix
 from knowledge.versions import activate as activate_version
 from knowledge.versions import check_version, copy_files, new_version, publish
 
-TEXT_BIT = np.uint32(1 << 31)  # set in tri_obj: the other 31 bits number a text in val.bin
-_LONGEST_SURFACE = 64
+__all__ = ["TEXT_BIT", "BuildOptions", "add_vectors", "build_from_file", "build_version"]
 _VECTOR_FILES = {"vectors.safetensors", "relation_vectors.safetensors"}
+_JOURNAL = "journal.json"
+# Called with the stage (read, number, sort, merge, name) and the part of it that is done, 0 to 1.
+Progress = Callable[[str, float], None]
+
+
+def _tell_nobody(stage: str, part: float) -> None:
+    """The progress of a build that nobody asked for."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +63,7 @@ def build_version(
 ) -> Path:
     """Build one version of a graph in `store` and return its directory, `store/<version>`.
 
-    triples: (subject key, relation, object key or text).
+    triples: (subject key, relation, object key or text). Generators are read as they go.
     aliases: (surface, entity key, prior in (0, 1]); a prior of None is shared out by degree
         among the entities that the surface has without a prior.
     names: key -> display name; by default the key without a trailing `[...]`.
@@ -60,28 +71,43 @@ def build_version(
 
     The same facts in any order give the same ids and the same version. Facts with an empty or
     unstorable field, and priors out of range, are left out and counted by reason in
-    `stats["refused"]`. Raises InvalidInputError (a row of the wrong type, no entity left, vectors
-    of a wrong shape) and BuildError (disk).
+    `stats["refused"]`; the first of each stand in `store/<version>.refused.jsonl`. Raises
+    InvalidInputError (a row of the wrong type, no entity left, vectors of a wrong shape) and
+    BuildError (disk).
     """
-    options = options or BuildOptions()
-    facts = check_facts(triples, aliases, names or {})
-    entities = _entities(facts, options)
-    if not entities:
-        raise InvalidInputError(f"no fact and no alias to build from; refused: {facts.refused}")
-    numbers = {key: number for number, key in enumerate(entities)}
-    with new_version(store) as building:
-        stats: dict[str, Any] = dict(_write_triples(building, facts, numbers, options))
-        stats |= _write_entities(building, facts, entities)
-        degrees = np.load(building / "ent_degree.npy")
-        stats |= _write_surfaces(building, facts, numbers, degrees, options)
-        stats |= {"dimension": 0, "normalisation": NORMALISATION}
-        stats |= {"refused": dict(sorted(facts.refused.items()))}
+    options, refusals = options or BuildOptions(), Refusals()
+    blocks = blocks_of(triples, aliases, names or {}, refusals)
+    with new_version(Path(store)) as building:
+        work, count = Work(building.parent), 0
+        for block in blocks:
+            write_block(work, count, block, options.literal_relations)
+            count += 1
+        stats = _write_version(work, count, building, refusals, options)
         if vectors is not None:
-            stats["dimension"] = _write_vectors(building, "vectors", vectors, len(entities))
-        version = publish(building, store, stats)
-    if options.activate:
-        activate_version(store, version.name)
-    return version
+            stats["dimension"] = _write_vectors(building, "vectors", vectors, stats["entities"])
+        return _publish(building, Path(store), stats, refusals, options)
+
+
+def build_from_file(
+    path: str | Path,
+    file_format: str,
+    store: str | Path,
+    *,
+    options: BuildOptions | None = None,
+    progress: Progress | None = None,
+) -> Path:
+    """Build a version from a file in one of `knowledge.formats.FORMATS`; see `build_version`.
+
+    A build that was killed goes on where it was when it is run again, as long as the file did not
+    change. Raises FormatError, InvalidInputError and BuildError.
+    """
+    path, store, options = Path(path), Path(store), options or BuildOptions()
+    tell = progress or _tell_nobody
+    with new_version(store, resume=_fingerprint(path, file_format, options)) as building:
+        work = Work(building.parent)
+        count, refusals = _read(work, path, file_format, options, tell)
+        stats = _write_version(work, count, building, refusals, options, tell)
+        return _publish(building, store, stats, refusals, options)
 
 
 def add_vectors(
@@ -107,117 +133,84 @@ def add_vectors(
     return target
 
 
-def _entities(facts: CheckedFacts, options: BuildOptions) -> list[str]:
-    found = facts.described | {key for _, key in facts.aliases}
-    if options.objects == "all":
-        literal = options.literal_relations
-        found = found | {target for _, name, target in facts.triples if name not in literal}
-    return sorted(found)
+def _read(
+    work: Work, path: Path, file_format: str, options: BuildOptions, tell: Progress
+) -> tuple[int, Refusals]:
+    """Write the blocks of a file that are not written yet; how many there are in all."""
+    journal = work.folder / _JOURNAL
+    count, position, refusals = 0, Position(), Refusals()
+    if journal.exists():
+        state = json.loads(journal.read_text(encoding="utf-8"))
+        count, position = state["blocks"], Position(**state["position"])
+        refusals = Refusals.restored(state["refusals"])
+    size = max(path.stat().st_size, 1)
+    for block, position in read_blocks(path, file_format, refusals, position):
+        tell("read", position.byte / size)
+        write_block(work, count, block, options.literal_relations)
+        count += 1
+        state = {"blocks": count, "position": asdict(position), "refusals": refusals.state()}
+        replace_text(journal, json.dumps(state))
+    return count, refusals
 
 
-def _write_triples(
-    building: Path, facts: CheckedFacts, numbers: dict[str, int], options: BuildOptions
-) -> dict[str, int]:
-    relations = sorted({relation for _, relation, _ in facts.triples})
-    relation_numbers = {relation: number for number, relation in enumerate(relations)}
-    literal = options.literal_relations
-    is_text = [name in literal or target not in numbers for _, name, target in facts.triples]
-    values = sorted({t for (_, _, t), text in zip(facts.triples, is_text, strict=True) if text})
-    value_numbers = {value: number for number, value in enumerate(values)}
-    rows = np.zeros((len(facts.triples), 3), np.int64)
-    for i, (subject, relation, target) in enumerate(facts.triples):
-        number = value_numbers[target] + int(TEXT_BIT) if is_text[i] else numbers[target]
-        rows[i] = numbers[subject], relation_numbers[relation], number
-    counts = np.bincount(rows[:, 0], minlength=len(numbers))
-    links = rows[~np.array(is_text, bool)]
-    degrees = counts + np.bincount(links[:, 2], minlength=len(numbers))
-    write_array(building / "tri_ptr.npy", _pointers(counts, np.uint64))
-    write_array(building / "tri_rel.npy", rows[:, 1].astype(np.uint32))
-    write_array(building / "tri_obj.npy", rows[:, 2].astype(np.uint32))
-    write_array(building / "ent_degree.npy", degrees.astype(np.uint32))
-    write_strings(building / "val.bin", building / "val_off.npy", values)
-    text = "".join(relation + "\n" for relation in relations)
-    (building / "relations.txt").write_text(text, encoding="utf-8")
-    return {"triples": len(rows), "relations": len(relations), "values": len(values)}
-
-
-def _write_entities(building: Path, facts: CheckedFacts, entities: list[str]) -> dict[str, int]:
-    names = (_name(facts, key) for key in entities)
-    write_strings(building / "ent_key.bin", building / "ent_key.off.npy", entities)
-    write_strings(building / "ent_name.bin", building / "ent_name.off.npy", names)
-    return {"entities": len(entities)}
-
-
-def _name(facts: CheckedFacts, key: str) -> str:
-    """`苹果[公司]` is called 苹果, the way OwnThink writes senses."""
-    if key in facts.names:
-        return facts.names[key]
-    return (key[: key.rfind("[")].strip() if key.endswith("]") else "") or key
-
-
-def _write_surfaces(
+def _write_version(
+    work: Work,
+    blocks: int,
     building: Path,
-    facts: CheckedFacts,
-    numbers: dict[str, int],
-    degrees: Array,
+    refusals: Refusals,
     options: BuildOptions,
-) -> dict[str, int]:
-    meanings = _meanings(facts, numbers, degrees, options)
-    too_long = [surface for surface in meanings if len(surface) > _LONGEST_SURFACE]
-    for surface in too_long:
-        del meanings[surface]
-    trie = marisa_trie.Trie(sorted(meanings))
-    trie.save(str(building / "names.marisa"))
-    ordered = sorted(meanings, key=trie.get)
-    rows = [row for surface in ordered for row in _ranked(meanings[surface])]
-    counts = np.array([len(meanings[surface]) for surface in ordered], np.int64)
-    write_array(building / "surf_ptr.npy", _pointers(counts, np.uint32))
-    write_array(building / "cand_id.npy", np.array([entity for entity, _ in rows], np.uint32))
-    write_array(building / "cand_prior.npy", np.array([prior for _, prior in rows], np.float16))
-    longest = max(map(len, ordered), default=0)
+    tell: Progress = _tell_nobody,
+) -> dict[str, Any]:
+    """The files of a version from all blocks, and its statistics."""
+    tell("number", 0.0)
+    found = number_strings(work, blocks, building, all_objects=options.objects == "all")
+    if not found.entities:
+        refused = dict(refusals.counts)
+        raise InvalidInputError(f"no fact and no alias to build from; refused: {refused}")
+    tell("sort", 0.0)
+    naming, facts = gather(work, blocks, found)
+    tell("merge", 0.0)
+    triples, degrees = write_facts(facts, building, found.entities)
+    tell("name", 0.0)
+    naming.write_names(building, link_objects=options.link_objects)
+    surfaces = write_dictionary(work.folder, building, naming, degrees)
+    tell("name", 1.0)
     return {
-        "surfaces": len(ordered),
-        "surfaces_too_long": len(too_long),
-        "candidates": len(rows),
-        "longest_surface": longest,
+        "triples": triples,
+        "relations": found.relations,
+        "values": found.values,
+        "entities": found.entities,
+        **surfaces,
+        "dimension": 0,
+        "normalisation": NORMALISATION,
+        "refused": dict(sorted(refusals.counts.items())),
     }
 
 
-def _ranked(candidates: Mapping[int, float]) -> list[tuple[int, float]]:
-    # The smallest positive float16 keeps a tiny prior from becoming 0.
-    return sorted(
-        ((entity, max(prior, 6e-8)) for entity, prior in candidates.items()),
-        key=lambda pair: (-pair[1], pair[0]),
-    )
+def _publish(
+    building: Path,
+    store: Path,
+    stats: Mapping[str, Any],
+    refusals: Refusals,
+    options: BuildOptions,
+) -> Path:
+    version = publish(building, store, stats)
+    if refusals.counts:
+        refusals.write(store / f"{version.name}.refused.jsonl")
+    if options.activate:
+        activate_version(store, version.name)
+    return version
 
 
-def _meanings(
-    facts: CheckedFacts, numbers: dict[str, int], degrees: Array, options: BuildOptions
-) -> dict[str, dict[int, float]]:
-    """Normalised surface -> {entity: prior}, from the aliases and the entities' own names."""
-    given: dict[str, dict[int, float | None]] = {}
-    for (surface, key), prior in facts.aliases.items():
-        given.setdefault(surface, {})[numbers[key]] = prior
-    spoken_for = set(given)
-    aliased = {key for _, key in facts.aliases}
-    for key, number in numbers.items():
-        surface = normalise(_name(facts, key)).text
-        is_object = key not in facts.described and key not in aliased
-        if surface and not (is_object and (surface in spoken_for or not options.link_objects)):
-            given.setdefault(surface, {}).setdefault(number, None)
-    return {surface: _share(candidates, degrees) for surface, candidates in given.items()}
-
-
-def _share(candidates: Mapping[int, float | None], degrees: Array) -> dict[int, float]:
-    """Give the candidates without a prior their share of the degrees: (degree + 1) / sum."""
-    known = {entity: prior for entity, prior in candidates.items() if prior is not None}
-    open_ones = [entity for entity in candidates if entity not in known]
-    total = sum(int(degrees[entity]) + 1 for entity in open_ones)
-    return known | {entity: (int(degrees[entity]) + 1) / total for entity in open_ones}
-
-
-def _pointers(counts: Array, dtype: type[np.unsignedinteger]) -> Array:
-    return np.concatenate([[0], np.cumsum(counts)]).astype(dtype)
+def _fingerprint(path: Path, file_format: str, options: BuildOptions) -> str:
+    """What a build depends on, as a name for its intermediate files."""
+    try:
+        facts = path.stat()
+    except OSError as error:
+        raise InvalidInputError(f"cannot read {path}: {error}") from error
+    identity = [str(path.resolve()), facts.st_size, facts.st_mtime_ns, file_format, NORMALISATION]
+    settings = [options.objects, sorted(options.literal_relations), options.link_objects]
+    return sha256(json.dumps([*identity, *settings]).encode()).hexdigest()[:16]
 
 
 def _write_vectors(building: Path, stem: str, vectors: Array, rows: int) -> int:

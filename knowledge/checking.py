@@ -1,89 +1,177 @@
 """The door: every fact and alias is checked here, once. What is refused is counted by reason."""
 
+import json
 import math
+import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from knowledge.errors import InvalidInputError
 from knowledge.linking import normalise
+from knowledge.storage import Array
+from knowledge.strings import Strings, as_texts
 
 Statement = tuple[str, str, str]  # subject key, relation, object key or text
 Alias = tuple[str, str, float | None]  # surface, entity key, prior in (0, 1] or unknown
+# One row of a block: kind, entity key, relation, text, number (NaN where there is none).
+Row = tuple[int, str, str, str, float]
+
+# What a row says of the entity `subject`. TRIPLE: a fact. ALIAS: the text is a surface, with the
+# number as its prior. SENSE: the text is an ambiguous surface; WEIGHT: the number is how often
+# the entity is meant by such a surface. NAME: the text is shown to people.
+TRIPLE, ALIAS, SENSE, WEIGHT, NAME = range(5)
+_KINDS = ("triple", "alias", "alias", "sense weight", "name")
+_EXAMPLES = 10  # lines of each reason that are kept
+_LONGEST_EXAMPLE = 200
+_BATCH = 200_000
+# Lines end a relation in relations.txt; NUL and lone surrogates fit in no file here.
+_UNSTORABLE = re.compile("[\0\n\r\ud800-\udfff]")
+
+
+@dataclass(frozen=True)
+class Block:
+    """Rows that passed the door, as columns; texts of aliases are normalised.
+
+    number: a prior or weight, NaN without one.
+    """
+
+    subject: Strings
+    relation: Strings
+    text: Strings
+    kind: Array
+    number: Array
+
+    def __len__(self) -> int:
+        return len(self.kind)
 
 
 @dataclass
-class CheckedFacts:
-    """What passed, without doubles; surfaces are normalised.
+class Refusals:
+    """What was left out: how often by reason, and the first lines of each."""
 
-    `described` are the keys that are subjects or have a name: more than mere objects.
+    counts: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, list[tuple[int, str]]] = field(default_factory=dict)
+
+    def add(self, reason: str, line: int, text: str, count: int = 1) -> None:
+        """Count rows; `line` and `text` are of the first of them."""
+        self.counts[reason] += count
+        kept = self.examples.setdefault(reason, [])
+        if len(kept) < _EXAMPLES:
+            kept.append((line, text[:_LONGEST_EXAMPLE]))
+
+    def write(self, path: Path) -> None:
+        """One JSON object a line: reason, line (from 1), text."""
+        with path.open("w", encoding="utf-8") as file:
+            for reason, lines in sorted(self.examples.items()):
+                for line, text in lines:
+                    readable = text.encode("utf-8", "backslashreplace").decode()
+                    row = {"reason": reason, "line": line, "text": readable}
+                    file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+    def state(self) -> dict[str, Any]:
+        """What `restored` needs, for a file."""
+        return {"counts": dict(self.counts), "examples": self.examples}
+
+    @classmethod
+    def restored(cls, state: Mapping[str, Any]) -> "Refusals":
+        """The refusals of a build that goes on."""
+        examples = {
+            reason: [(int(line), str(text)) for line, text in lines]
+            for reason, lines in state["examples"].items()
+        }
+        return cls(Counter(state["counts"]), examples)
+
+
+def checked(row: Row) -> Row | str:
+    """The row as it is stored, or the reason why it is refused."""
+    kind, number = row[0], row[4]
+    texts = [text.strip() for text in row[1:4]]
+    needed = texts if kind == TRIPLE else texts[:1] if kind == WEIGHT else texts[::2]
+    if not all(needed):
+        return f"{_KINDS[kind]}: empty field"
+    if any(map(_UNSTORABLE.search, texts)):
+        return f"{_KINDS[kind]}: NUL, line break or not UTF-8"
+    if kind == ALIAS and not (math.isnan(number) or 0 < number <= 1):
+        return "alias: prior outside (0, 1]"
+    if kind in (ALIAS, SENSE):
+        texts[2] = normalise(texts[2]).text
+        if not texts[2]:  # a lone variation selector normalises to nothing
+            return "alias: empty field"
+        if _UNSTORABLE.search(texts[2]):
+            return "alias: NUL, line break or not UTF-8"
+    return kind, texts[0], texts[1], texts[2], number
+
+
+def block_of(rows: Iterable[tuple[int, Row]], refusals: Refusals) -> Block:
+    """Check (line, row) pairs and put those that pass into one block."""
+    kept: list[Row] = []
+    for line, row in rows:
+        found = checked(row)
+        if isinstance(found, str):
+            refusals.add(found, line, "\t".join(map(str, row[1:4])))
+        else:
+            kept.append(found)
+    columns = [as_texts(row[number] for row in kept) for number in (1, 2, 3)]
+    kinds = np.fromiter((row[0] for row in kept), np.uint8, len(kept))
+    numbers = np.fromiter((row[4] for row in kept), np.float64, len(kept))
+    return Block(columns[0], columns[1], columns[2], kinds, numbers)
+
+
+def joined(first: Block, second: Block) -> Block:
+    """The rows of both."""
+    pairs = ("subject", "relation", "text")
+    columns = [Strings.joined([getattr(first, name), getattr(second, name)]) for name in pairs]
+    kinds = np.concatenate([first.kind, second.kind])
+    numbers = np.concatenate([first.number, second.number])
+    return Block(columns[0], columns[1], columns[2], kinds, numbers)
+
+
+def blocks_of(
+    triples: Iterable[Statement],
+    aliases: Iterable[Alias],
+    names: Mapping[str, str],
+    refusals: Refusals,
+) -> Iterator[Block]:
+    """Facts from memory or a generator, as blocks.
+
+    A bad value (empty, unstorable, out of range) is counted; a row of the wrong shape or type is
+    the caller's mistake: InvalidInputError.
     """
-
-    triples: list[Statement] = field(default_factory=list)
-    aliases: dict[tuple[str, str], float | None] = field(default_factory=dict)
-    names: dict[str, str] = field(default_factory=dict)
-    described: set[str] = field(default_factory=set)
-    refused: Counter[str] = field(default_factory=Counter)
-
-
-def check_facts(
-    triples: Iterable[Statement], aliases: Iterable[Alias], names: Mapping[str, str]
-) -> CheckedFacts:
-    """Strip, check and sort. Of an alias that comes twice the higher prior stays.
-
-    A bad value (empty, unstorable, out of range) is counted in `refused`; a row of the wrong
-    shape or type is the caller's mistake: InvalidInputError.
-    """
-    facts = CheckedFacts()
-    kept: set[Statement] = set()
-    for row in triples:
-        subject, relation, target = _strings("triple", row, row, 3)
-        if _passes(facts, "triple", (subject, relation, target)):
-            kept.add((subject, relation, target))
-    facts.triples = sorted(kept)
-    for alias in aliases:
-        _add_alias(facts, alias)
-    for name_row in names.items():
-        key, name = _strings("name", name_row, name_row, 2)
-        if _passes(facts, "name", (key, name)):
-            facts.names[key] = name
-    facts.described = {subject for subject, _, _ in facts.triples} | facts.names.keys()
-    return facts
+    rows = enumerate(
+        chain(map(_triple, triples), map(_alias, aliases), map(_name, names.items())), 1
+    )
+    while batch := list(islice(rows, _BATCH)):
+        yield block_of(batch, refusals)
 
 
-def _add_alias(facts: CheckedFacts, alias: Alias) -> None:
-    surface, key = _strings("alias", alias, alias[:2], 2)
-    prior = alias[2] if len(alias) == 3 else None
+def _triple(row: Statement) -> Row:
+    subject, relation, target = _strings("triple", row, row, 3)
+    return TRIPLE, subject, relation, target, math.nan
+
+
+def _alias(row: Alias) -> Row:
+    surface, key = _strings("alias", row, row[:2], 2)
+    prior = row[2] if len(row) == 3 else None
     if prior is not None and not isinstance(prior, (int, float)):
-        raise InvalidInputError(f"alias {alias!r}: the prior is a number in (0, 1] or None")
-    if not _passes(facts, "alias", (surface, key)) or not _is_prior(facts, prior):
-        return
-    pair = (normalise(surface).text, key)
-    if _passes(facts, "alias", pair):  # a lone variation selector normalises to nothing
-        known = facts.aliases.get(pair)
-        facts.aliases[pair] = prior if known is None else max(known, prior or 0.0)
+        raise InvalidInputError(f"alias {row!r}: the prior is a number in (0, 1] or None")
+    if prior is not None and math.isnan(prior):
+        prior = math.inf  # not "none given", but out of range
+    return ALIAS, key, "", surface, math.nan if prior is None else float(prior)
+
+
+def _name(row: tuple[str, str]) -> Row:
+    key, name = _strings("name", row, row, 2)
+    return NAME, key, "", name, math.nan
 
 
 def _strings(kind: str, row: object, fields: Iterable[object], count: int) -> list[str]:
-    texts = [text.strip() for text in fields if isinstance(text, str)]
+    texts = [text for text in fields if isinstance(text, str)]
     if len(texts) != count or len(list(fields)) != count:
         raise InvalidInputError(f"{kind} {row!r}: wanted {count} strings")
     return texts
-
-
-def _passes(facts: CheckedFacts, kind: str, fields: tuple[str, ...]) -> bool:
-    if not all(fields):
-        facts.refused[f"{kind}: empty field"] += 1
-        return False
-    # Lines end a relation in relations.txt; NUL and lone surrogates fit in no file here.
-    if any(c in "\0\n\r" or "\ud800" <= c <= "\udfff" for text in fields for c in text):
-        facts.refused[f"{kind}: NUL, line break or not UTF-8"] += 1
-        return False
-    return True
-
-
-def _is_prior(facts: CheckedFacts, prior: float | None) -> bool:
-    if prior is None or (math.isfinite(prior) and 0 < prior <= 1):
-        return True
-    facts.refused["alias: prior outside (0, 1]"] += 1
-    return False

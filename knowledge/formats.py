@@ -1,101 +1,186 @@
-"""Input files -> facts: JSONL of subjects and OwnThink CSV.
+"""Input files -> blocks of checked rows, whatever the file's length; or lists, for small files.
 
-Readers count what they leave out, and why; the builder counts what it refuses in turn.
+What a reader leaves out is counted by reason in `Refusals`, with the first lines of each.
 """
 
-import csv
 import json
+import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from knowledge.checking import Alias, Statement
-from knowledge.errors import FormatError, InvalidInputError
+import numpy as np
 
-TYPE_RELATION = "类型"
-_OWNTHINK_HEADER = ["实体", "属性", "值"]
-_OWNTHINK_ALIASES = frozenset({"别名", "又称", "简称", "外文名"})
-_SENSE, _SENSE_WEIGHT = "歧义关系", "歧义权重"
+from knowledge.checking import (
+    ALIAS,
+    SENSE,
+    TRIPLE,
+    WEIGHT,
+    Alias,
+    Block,
+    Refusals,
+    Row,
+    Statement,
+    block_of,
+    joined,
+)
+from knowledge.errors import FormatError, InvalidInputError
+from knowledge.ntriples import read_ntriples
+from knowledge.splitting import whole_lines
+from knowledge.storage import Array
+from knowledge.tables import (
+    ALIASES,
+    CNDBPEDIA,
+    OWNTHINK,
+    TYPE_RELATION,
+    read_table,
+    senses_in_brackets,
+)
+
+_OWNTHINK_HEADER = "实体,属性,值"
+_ALIASES_HEADER = "surface,entity,prior"
+_MARK = b"\xef\xbb\xbf"
+
+
+@dataclass(frozen=True)
+class Position:
+    """A place in an input file: the byte, and the number of the line that begins there."""
+
+    byte: int = 0
+    line: int = 1
 
 
 @dataclass
 class Facts:
-    """What a file says: triples and aliases for `build_version`; `skipped` counts by reason."""
+    """What a file says: `build_version` takes triples, aliases and names; `skipped` counts."""
 
     triples: list[Statement] = field(default_factory=list)
     aliases: list[Alias] = field(default_factory=list)
+    names: dict[str, str] = field(default_factory=dict)
     skipped: Counter[str] = field(default_factory=Counter)
 
 
 def read_facts(path: str | Path, file_format: str) -> Facts:
-    """Read `path` as one of FORMATS. Raises FormatError with the line, or InvalidInputError."""
+    """Read all of `path`, one of FORMATS, into memory; surfaces come normalised.
+
+    For large files see `build_from_file`. Raises FormatError with the line, or InvalidInputError.
+    """
+    refusals, facts = Refusals(), Facts()
+    senses: dict[tuple[str, str], None] = {}
+    weights: dict[str, float] = {}
+    for block, _ in read_blocks(path, file_format, refusals):
+        columns = (block.subject, block.relation, block.text)
+        texts = [[text.decode() for text in column] for column in columns]
+        rows = zip(block.kind.tolist(), *texts, block.number.tolist(), strict=True)
+        for kind, subject, relation, text, number in rows:
+            if kind == TRIPLE:
+                facts.triples.append((subject, relation, text))
+            elif kind == ALIAS:
+                facts.aliases.append((text, subject, None if math.isnan(number) else number))
+            elif kind == SENSE:
+                senses[text, subject] = None
+            elif kind == WEIGHT:
+                weights[subject] = max(number, weights.get(subject, 0.0))
+            elif facts.names.setdefault(subject, text) != text:
+                facts.aliases.append((text, subject, None))
+    facts.aliases += _sense_aliases(list(senses), weights)
+    facts.skipped = refusals.counts
+    return facts
+
+
+def read_blocks(
+    path: str | Path, file_format: str, refusals: Refusals, start: Position | None = None
+) -> Iterator[tuple[Block, Position]]:
+    """Blocks of about 16 MB of input, each with the place behind it, from which reading can go on.
+
+    Raises FormatError with the line for a foreign header or a line that JSONL cannot be, and
+    InvalidInputError for a file that cannot be read or a format that does not exist.
+    """
     if file_format not in FORMATS:
         raise InvalidInputError(f"format is {file_format!r}; allowed are {sorted(FORMATS)}")
-    path = Path(path)
+    path, position = Path(path), start or Position()
     try:
-        # Bytes that are not UTF-8 become lone surrogates, which the builder refuses and counts.
-        with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as lines:
-            return FORMATS[file_format](path, lines)
+        with path.open("rb") as file:
+            size = path.stat().st_size
+            if not position.byte:
+                position = _behind_header(path, file.readline(), file_format)
+            file.seek(position.byte)
+            pending = b""
+            for lines, cut in whole_lines(file):
+                data, final = pending + lines, file.tell() >= size or cut
+                block, taken = FORMATS[file_format](path, data, position.line, final, refusals)
+                pending = data[taken:]
+                line = position.line + data.count(b"\n", 0, taken)
+                if cut:
+                    refusals.add("row: longer than 16 MiB", line, "")
+                position = Position(file.tell() - len(pending), line + cut)
+                yield block, position
     except OSError as error:
         raise InvalidInputError(f"cannot read {path}: {error}") from error
 
 
-def read_jsonl(path: Path, lines: Iterable[str]) -> Facts:
+def sense_priors(surface: Array, weight: Array) -> Array:
+    """The share that each sense has of its surface, (n,); NaN where no sense of it has a weight.
+
+    surface: numbers of surfaces; weight: how often a sense is meant, NaN if unknown, which counts
+    as once beside senses that have a weight.
+    """
+    known = ~np.isnan(weight)
+    filled = np.where(known, weight, 1.0)
+    shares = filled / np.bincount(surface, filled)[surface]
+    weighed = np.bincount(surface, known)[surface] > 0
+    return np.where(weighed, shares, math.nan)
+
+
+def _behind_header(path: Path, line: bytes, file_format: str) -> Position:
+    mark = len(_MARK) * line.startswith(_MARK)
+    text = line[mark:].decode("utf-8", "replace").rstrip("\r\n")
+    if file_format == "ownthink" and text != _OWNTHINK_HEADER:
+        raise FormatError(path, 1, f"the header is not {_OWNTHINK_HEADER}")
+    if file_format == "ownthink" or (file_format == "aliases" and text == _ALIASES_HEADER):
+        return Position(len(line), 2)
+    return Position(mark, 1)
+
+
+def _sense_aliases(senses: list[tuple[str, str]], weights: dict[str, float]) -> Iterator[Alias]:
+    if not senses:
+        return
+    _, surfaces = np.unique([surface for surface, _ in senses], return_inverse=True)
+    known = np.array([weights.get(entity, math.nan) for _, entity in senses])
+    for (surface, entity), prior in zip(senses, sense_priors(surfaces, known), strict=True):
+        yield surface, entity, None if math.isnan(prior) else float(prior)
+
+
+def _read_jsonl(
+    path: Path, data: bytes, line: int, final: bool, refusals: Refusals
+) -> tuple[Block, int]:
     """One subject a line: `{subject, alias, type, data: [{predicate, object}]}`.
 
     `alias` is a string or a list, `type` too; both and `data` may be absent. A type becomes a
     fact with the relation 类型. Blank lines are skipped; any other line must fit.
     """
-    facts = Facts()
-    for number, line in enumerate(lines, 1):
-        if line.strip():
+    rows: list[tuple[int, Row]] = []
+    for number, text in enumerate(data.decode("utf-8", "surrogateescape").split("\n")[:-1], line):
+        if text.strip():
             try:
-                _add_subject(facts, json.loads(line))
-            except (ValueError, KeyError, TypeError) as error:
+                rows += ((number, row) for row in _subject(json.loads(text)))
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise FormatError(path, number, f"is not a subject ({error!r})") from error
-    return facts
+    return block_of(rows, refusals), len(data)
 
 
-def read_ownthink(path: Path, lines: Iterable[str]) -> Facts:
-    """CSV with the header 实体,属性,值, as OwnThink's dump has it, traps included.
-
-    NUL bytes are removed, quoted commas and line breaks are read, an entity's rows may lie
-    anywhere. `S,歧义关系,E` makes S a surface of E and `E,歧义权重,w` gives w its share of S's
-    weights as the prior. Rows with an empty field or without three fields are counted.
-    """
-    facts = Facts()
-    senses: dict[str, list[str]] = {}
-    weights: dict[str, float] = {}
-    rows = csv.reader(line.replace("\0", "") for line in lines)
-    if next(rows, None) != _OWNTHINK_HEADER:
-        raise FormatError(path, 1, f"the header is not {','.join(_OWNTHINK_HEADER)}")
-    for subject, predicate, target in _complete(path, rows, facts.skipped):
-        if predicate == _SENSE:
-            senses.setdefault(subject, []).append(target)
-        elif predicate == _SENSE_WEIGHT:
-            _add_weight(weights, subject, target, facts.skipped)
-        elif predicate in _OWNTHINK_ALIASES:
-            facts.aliases.append((target, subject, None))
-        else:
-            facts.triples.append((subject, predicate, target))
-    facts.aliases += _sense_aliases(senses, weights)
-    return facts
-
-
-FORMATS: dict[str, Callable[[Path, Iterable[str]], Facts]] = {
-    "jsonl": read_jsonl,
-    "ownthink": read_ownthink,
-}
-
-
-def _add_subject(facts: Facts, record: dict[str, Any]) -> None:
+def _subject(record: dict[str, Any]) -> list[Row]:
     subject = _text(record["subject"])
-    facts.aliases += [(alias, subject, None) for alias in _texts(record.get("alias"))]
-    facts.triples += [(subject, TYPE_RELATION, kind) for kind in _texts(record.get("type"))]
+    rows: list[Row] = []
+    rows += ((ALIAS, subject, "", alias, math.nan) for alias in _texts(record.get("alias")))
+    rows += (
+        (TRIPLE, subject, TYPE_RELATION, kind, math.nan) for kind in _texts(record.get("type"))
+    )
     for item in record.get("data") or []:
-        facts.triples.append((subject, _text(item["predicate"]), _text(item["object"])))
+        rows.append((TRIPLE, subject, _text(item["predicate"]), _text(item["object"]), math.nan))
+    return rows
 
 
 def _text(value: object) -> str:
@@ -111,32 +196,20 @@ def _texts(value: object) -> list[str]:
     return [text for text in map(_text, values) if text.strip()]
 
 
-def _complete(path: Path, rows: Any, skipped: Counter[str]) -> Iterator[tuple[str, str, str]]:
-    try:
-        for row in rows:
-            fields = [" ".join(cell.split()) for cell in row]  # line breaks become spaces
-            if len(fields) != 3:
-                skipped["not three fields"] += 1
-            elif not all(fields):
-                skipped["empty field"] += 1
-            else:
-                yield fields[0], fields[1], fields[2]
-    except csv.Error as error:
-        raise FormatError(path, rows.line_num, f"is not CSV ({error})") from error
+def _read_cndbpedia(
+    path: Path, data: bytes, line: int, final: bool, refusals: Refusals
+) -> tuple[Block, int]:
+    block, taken = read_table(CNDBPEDIA, data, line, final, refusals)
+    return joined(block, block_of(senses_in_brackets(block), refusals)), taken
 
 
-def _add_weight(weights: dict[str, float], entity: str, text: str, skipped: Counter[str]) -> None:
-    if text.isdecimal() and int(text) > 0:
-        weights[entity] = float(text)
-    else:
-        skipped["sense weight is not a positive whole number"] += 1
-
-
-def _sense_aliases(senses: dict[str, list[str]], weights: dict[str, float]) -> Iterator[Alias]:
-    for surface, entities in senses.items():
-        if not any(entity in weights for entity in entities):
-            yield from ((surface, entity, None) for entity in entities)
-            continue
-        # A sense without a weight beside weighted ones counts as seen once.
-        total = sum(weights.get(entity, 1.0) for entity in entities)
-        yield from ((surface, entity, weights.get(entity, 1.0) / total) for entity in entities)
+# A reader takes the path (for errors), whole lines, the number of the first of them, whether they
+# are the last, and where to count; it gives their rows, and how many bytes it has read.
+Reader = Callable[[Path, bytes, int, bool, Refusals], tuple[Block, int]]
+FORMATS: dict[str, Reader] = {
+    "aliases": lambda path, *block: read_table(ALIASES, *block),
+    "cndbpedia": _read_cndbpedia,
+    "jsonl": _read_jsonl,
+    "ntriples": lambda path, *block: read_ntriples(*block),
+    "ownthink": lambda path, *block: read_table(OWNTHINK, *block),
+}

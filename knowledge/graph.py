@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from knowledge.builder import TEXT_BIT
 from knowledge.context import Profile, profile
 from knowledge.errors import DamagedVersionError, InvalidInputError, UnknownEntityError
 from knowledge.linker import Linker
 from knowledge.linking import NORMALISATION, Link, normalise
+from knowledge.numbering import TEXT_BIT
 from knowledge.storage import Array, StringTable, map_array, map_matrix
 from knowledge.surfaces import Surfaces
 from knowledge.versions import Verify, check_version, resolve

@@ -26,6 +26,38 @@ def write_array(path: Path, array: Array) -> None:
     np.save(path, array, allow_pickle=False)
 
 
+class ArrayWriter:
+    """Writes a `.npy` file of one dimension piece by piece; its length is known at the end."""
+
+    def __init__(self, path: Path, dtype: npt.DTypeLike) -> None:
+        self._dtype = np.dtype(dtype)
+        self._file = path.open("wb")
+        self._count = 0
+        self._write_header()
+
+    def __enter__(self) -> "ArrayWriter":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        # numpy leaves room in the header for the digits of a length that grows.
+        self._file.seek(0)
+        self._write_header()
+        self._file.close()
+
+    def write(self, values: Array) -> None:
+        """Append values."""
+        self._file.write(np.ascontiguousarray(values, self._dtype).tobytes())
+        self._count += len(values)
+
+    def _write_header(self) -> None:
+        header = {
+            "descr": np.lib.format.dtype_to_descr(self._dtype),
+            "fortran_order": False,
+            "shape": (self._count,),
+        }
+        np.lib.format.write_array_header_1_0(self._file, header)
+
+
 def map_array(path: Path) -> Array:
     """Map one `.npy` file read-only. Raises DamagedVersionError if its header is not one."""
     try:

@@ -4,6 +4,7 @@ A version is named after the digest of its manifest, which holds the digest of e
 facts give an equal name, and a manifest that was edited no longer fits its own name.
 """
 
+import fcntl
 import hashlib
 import json
 import re
@@ -41,19 +42,52 @@ class Manifest:
 
 
 @contextmanager
-def new_version(store: Path) -> Iterator[Path]:
-    """Give an empty temporary directory in `store`; it is removed unless it was published.
+def new_version(store: Path, *, resume: str = "") -> Iterator[Path]:
+    """Give an empty directory inside a temporary one in `store`.
 
-    Raises BuildError when writing in it fails (a full disk, a directory without permission).
+    Both are removed at the end, whether the version was published or not. With `resume`, a name
+    for what is built, the temporary one outlives a kill, and is found again under that name.
+
+    Raises BuildError when writing fails (a full disk, a directory without permission) or when
+    another process builds the same.
     """
+    is_new = not store.exists()
     try:
         store.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".building-", dir=store) as temporary:
-            building = Path(temporary) / "version"
+        with _kept(store, resume) if resume else _passing(store) as temporary:
+            building = temporary / "version"
+            shutil.rmtree(building, ignore_errors=True)
             building.mkdir()
             yield building
     except OSError as error:
         raise BuildError(f"cannot write a knowledge version in {store}: {error}") from error
+    finally:
+        if is_new and store.is_dir() and not any(store.iterdir()):
+            store.rmdir()
+
+
+@contextmanager
+def _passing(store: Path) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix=".building-", dir=store) as temporary:
+        yield Path(temporary)
+
+
+@contextmanager
+def _kept(store: Path, name: str) -> Iterator[Path]:
+    """A directory that only a process that dies leaves behind, locked while it is used."""
+    folder = store / f".building-{name}"
+    folder.mkdir(exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise BuildError(f"{folder}: another process builds the same; wait for it") from error
+        try:
+            yield folder
+        except Exception:
+            shutil.rmtree(folder)
+            raise
+        shutil.rmtree(folder)
 
 
 def publish(building: Path, store: Path, stats: Mapping[str, Any]) -> Path:

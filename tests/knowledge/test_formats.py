@@ -50,7 +50,7 @@ def test_ownthink_traps_are_read(tmp_path: Path) -> None:
         ("苹果", "苹果[公司]", 0.75),
         ("苹果", "苹果[水果]", 0.25),
     ]
-    assert facts.skipped == {"empty field": 1, "not three fields": 1}
+    assert facts.skipped == {"triple: empty field": 1, "row: not three fields": 1}
 
 
 def test_senses_without_any_weight_get_no_prior(tmp_path: Path) -> None:
