@@ -14,6 +14,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from rapid_diffusion.errors import MissingDependencyError
 
 SIZE = 224
+#: The blocks whose outputs `textures` looks at: edges, colours and strokes, hardly yet things.
+_EARLY = (0, 1, 3, 5, 8)
 #: A convolution and the normalisation after it, by their names in a block of the network.
 _PAIRS = (
     ("_conv_stem", "_bn0"),
@@ -52,6 +54,29 @@ class Judge:
         starts = range(0, len(images), batch)
         return torch.cat([self._features(images[start : start + batch]) for start in starts])
 
+    @torch.inference_mode()
+    def textures(self, images: Tensor, batch: int = 32) -> Tensor:
+        """(N, 3, H, W) in [0, 1] -> (N, 608): means and deviations of early layers.
+
+        How a picture is painted more than what it shows (Gatys et al., 2016, compare styles so).
+        """
+        seen: list[Tensor] = []
+        layers = [self.network._conv_stem, *(self.network._blocks[place] for place in _EARLY)]
+        hooks = [
+            layer.register_forward_hook(lambda _, __, output: seen.append(output))
+            for layer in layers
+        ]
+        found = []
+        try:
+            for start in range(0, len(images), batch):
+                seen.clear()
+                self._features(images[start : start + batch])
+                found.append(torch.cat([_moments(output) for output in seen], 1))
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return torch.cat(found)
+
     def _features(self, images: Tensor) -> Tensor:
         resized = functional.interpolate(
             images, (SIZE, SIZE), mode="bicubic", antialias=True, align_corners=False
@@ -61,6 +86,11 @@ class Judge:
         inputs = inputs.contiguous(memory_format=torch.channels_last)
         features: Tensor = self.network.extract_features(inputs)
         return features.mean((2, 3))
+
+
+def _moments(output: Tensor) -> Tensor:
+    """Mean and deviation of each channel (B, 2C)."""
+    return torch.cat([output.mean((2, 3)), output.std((2, 3))], 1)
 
 
 def _faster(network: nn.Module) -> nn.Module:
