@@ -4,6 +4,8 @@ PYTHON ?= python3
 ENV    := .venv
 PY     := $(ENV)/bin/python
 READY  := $(ENV)/.ready
+# Of pytest, of one thread each: two that share their cores by two threads each mostly wait in turns.
+PROCESSES ?= 2
 CHECKED := rapid_diffusion server knowledge tests benchmarks recipes examples
 
 .DEFAULT_GOAL := help
@@ -38,7 +40,7 @@ test: $(READY)
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
-	$(PY) -m pytest
+	OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses=$(PROCESSES) --dist=loadfile
 
 clean:
 	rm -rf out build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
