@@ -61,7 +61,7 @@ def create_app(settings: Settings, pipeline: RapidDiffusionPipeline | RemoteDevi
     )
     kept = None if settings.state is None else Jobs(settings, able, worker, metrics)
     keys = None if settings.keys_file is None else Keys.read(settings.keys_file)
-    app.state.service = Service(settings, able, worker, metrics, kept, keys)
+    app.state.service = Service(settings, device, worker, metrics, kept, keys)
     for room in (generate, openai, jobs, health, capabilities):
         app.include_router(room.router)
     app.add_middleware(Guard, settings=settings, keys=keys)

@@ -30,6 +30,14 @@ class WorkRequest:
     deadline_seconds: float | None = None  # refused where the work before it takes longer
 
 
+@dataclass(frozen=True)
+class GraphInUse:
+    """A graph that requests are linked to: its version's name and folder."""
+
+    version: str
+    path: str
+
+
 class Device(Protocol):
     """Draws up to `capabilities.concurrency` requests at a time, for as many threads.
 
@@ -59,6 +67,13 @@ class Device(Protocol):
 
     def cancel(self, request: WorkRequest) -> None:
         """Stop drawing this very request, at the next step; harmless where it is not drawn."""
+
+    def reload(self, path: str | None) -> GraphInUse:
+        """Exchange the graph for the one at `path`, or for what stands where its own came from.
+
+        Requests in flight keep theirs. Blocks until requests are linked to the new one. Raises
+        `CheckpointError` where it cannot be used; the old one stays.
+        """
 
     def close(self) -> None:
         """End it; the last call."""
@@ -91,8 +106,23 @@ class LocalDevice:
         if (cancellation := self._drawn.get(id(request))) is not None:
             cancellation.cancel()
 
+    def reload(self, path: str | None) -> GraphInUse:
+        """As `Device` says."""
+        self._pipeline, graph = exchange_graph(self._pipeline, path)
+        self.capabilities = self.capabilities.with_knowledge(graph.version)
+        return graph
+
     def close(self) -> None:
         """Nothing to end."""
+
+
+def exchange_graph(
+    pipeline: RapidDiffusionPipeline, path: str | None
+) -> tuple[RapidDiffusionPipeline, GraphInUse]:
+    """A pipeline with another graph, and which one it is."""
+    other = pipeline.with_knowledge(path)
+    assert other.graph is not None, "it was given one"
+    return other, GraphInUse(other.graph.version, str(other.graph.path))
 
 
 def draw(

@@ -110,6 +110,11 @@ KINDS: dict[str, Kind] = {
         ("The body came too slowly", "The body was not complete within {allowed} s."),
         ("请求体发送过慢", "请求体未能在 {allowed} 秒内发送完毕。"),
     ),
+    "graph_refused": _kind(
+        409,
+        ("The graph was refused", "{reason}. Version {version} keeps serving."),
+        ("图谱被拒绝", "{reason}。版本 {version} 继续服务。"),
+    ),
     "body_too_large": _kind(
         413,
         ("The body is too large", "The body holds {received} bytes; at most {allowed} are read."),

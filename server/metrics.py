@@ -27,6 +27,9 @@ class Metrics:
         self.jobs_waiting = self._gauge("jobs_waiting", "Accepted jobs that are not being drawn")
         self.pixels = self._counter("image_pixels", "Pixels delivered")
         self.loop_lag = self._gauge("event_loop_lag_seconds", "Lateness of the last wake-up")
+        self.reloads = self._counter(
+            "reloads", "Exchanges asked for by operators", "what", "result"
+        )
         self.knowledge = Info("t2i_knowledge_version", "The graph in use", registry=self.registry)
 
     def observe_result(self, result: GenerationResult, queue_seconds: float) -> None:

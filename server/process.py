@@ -12,7 +12,7 @@ from rapid_diffusion.errors import CanceledError
 from server.admission import Measured
 from server.capabilities import Capabilities
 from server.child import Child, Loss, Patience, end_process
-from server.device import AfterStep, WorkerLostError, WorkRequest
+from server.device import AfterStep, GraphInUse, WorkerLostError, WorkRequest
 from server.device_main import Loader, serve_device
 from server.wire import unpack_error
 
@@ -33,6 +33,8 @@ class RemoteDevice:
         self.on_change: Callable[[], None] = lambda: None
         self.on_loss: Callable[[Loss], None] = lambda _: None
         self._child: Child | None = None
+        self._graph: str | None = None  # the version in use; a process that is started again has it
+        self._changing = threading.Lock()  # a process starts, or the graph changes
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._supervise, name="supervisor", daemon=True)
         self._context = multiprocessing.get_context("forkserver")
@@ -43,6 +45,7 @@ class RemoteDevice:
         """Start the process and wait until its model is loaded; raises why it cannot be."""
         self._child = self._spawn()
         self.capabilities, self.measured = self._child.capabilities, self._child.measured
+        self._graph = self._child.graph
         self._thread.start()
 
     @property
@@ -89,6 +92,22 @@ class RemoteDevice:
         if child is not None:
             child.cancel(request)
 
+    def reload(self, path: str | None) -> GraphInUse:
+        """As `Device` says. Raises `WorkerLostError` where there is no process to do it."""
+        with self._changing:
+            child = self._child
+            if child is None:
+                raise WorkerLostError("there is no worker process")
+            kind, content = child.reload(path).inbox.get()
+            if kind == "lost":
+                raise WorkerLostError("the worker process was lost while it read the graph")
+            if kind == "failed":
+                raise unpack_error(content)
+            graph: GraphInUse = content
+            self._graph = graph.path
+            self.capabilities = self.capabilities.with_knowledge(graph.version)
+        return graph
+
     def close(self) -> None:
         """End the process; it draws nothing any more by then."""
         self._closing.set()
@@ -101,7 +120,9 @@ class RemoteDevice:
         orders, their_orders = self._context.Pipe()
         beats, their_beats = self._context.Pipe()
         process = self._context.Process(
-            target=serve_device, args=(their_orders, their_beats, self._load), daemon=True
+            target=serve_device,
+            args=(their_orders, their_beats, self._load, self._graph),
+            daemon=True,
         )
         process.start()
         their_orders.close()
@@ -112,20 +133,20 @@ class RemoteDevice:
             end_process(process, orders, beats)
             raise
 
-    def _loaded(self, orders: Connection) -> tuple[Capabilities, list[Measured]]:
+    def _loaded(self, orders: Connection) -> tuple[Capabilities, list[Measured], str | None]:
         """Wait for the model; raises why it cannot be loaded."""
         due = time.monotonic() + _LOAD_SECONDS
         while not orders.poll(0.1):
             if time.monotonic() > due or self._closing.is_set():
                 raise RuntimeError(f"the model was not loaded within {_LOAD_SECONDS:g} s")
         try:
-            kind, content = orders.recv()
+            _, kind, content = orders.recv()
         except EOFError as error:
             raise RuntimeError("the worker process ended while it loaded the model") from error
         if kind == "failed":
             raise unpack_error(content)
-        capabilities, measured = content
-        return capabilities, measured
+        capabilities, measured, graph = content
+        return capabilities, measured, graph
 
     def _supervise(self) -> None:
         """The thread: watch a process until it is lost, start the next, until closed."""
@@ -142,7 +163,8 @@ class RemoteDevice:
 
     def _restart(self) -> Loss | None:
         try:
-            self._child = self._spawn()
+            with self._changing:
+                self._child = self._spawn()
         except Exception as error:  # a worker's edge: the next attempt comes
             logger.error("the worker process did not start", exc_info=error)
             return "unloadable"

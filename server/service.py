@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from fastapi import Request
 
 from server.capabilities import Capabilities
+from server.device import Device
 from server.jobs import Jobs
 from server.keys import Keys
 from server.metrics import Metrics
@@ -19,11 +20,16 @@ class Service:
     """The parts of one server."""
 
     settings: Settings
-    capabilities: Capabilities
+    device: Device
     worker: Worker
     metrics: Metrics
     jobs: Jobs | None = None  # None: no state folder
     keys: Keys | None = None  # None: everybody may ask
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What the model can do, with the graph that is in use now."""
+        return self.device.capabilities
 
     def charge(self, request: Request, asked: GenerationRequest) -> None:
         """Take a request's predicted work from its key's allowance; `Problem` rate_limited."""

@@ -25,6 +25,9 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="port; 0 takes a free one")
     model: str = Field("emoji-zh", description="name of a shipped model, or a model folder")
+    graph: Path | None = Field(
+        None, description="knowledge graph to link to; None: the model's own"
+    )
     adapters: dict[str, str] = Field(
         default_factory=dict, description="adapter folders of that model, by name"
     )
@@ -56,6 +59,14 @@ class Settings(BaseSettings):
         default_factory=list, description="Host names answered besides the loopback's own"
     )
 
+    admin_port: int | None = Field(
+        None, ge=0, le=65535, description="second port, for operators; None: none"
+    )
+    admin_host: str = Field("127.0.0.1", description="address of that port")
+    admin_token_sha256: str | None = Field(
+        None, pattern=r"^[0-9a-f]{64}$", description="hash of the token it asks for"
+    )
+
     @field_validator("content_producer")
     @classmethod
     def _producer_is_plain(cls, value: str) -> str:
@@ -83,12 +94,30 @@ class Settings(BaseSettings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _operators_show_a_token(self) -> Self:
+        if (
+            self.admin_port is not None
+            and self.admin_token_sha256 is None
+            and not _is_loopback(self.admin_host)
+        ):
+            raise ValueError(
+                f"admin_host is {self.admin_host!r}: others could reach the operators' port. Set"
+                " RAPID_DIFFUSION_ADMIN_TOKEN_SHA256 (`python -m server.keys admin` makes a token"
+                " and its sha256), or leave the port on 127.0.0.1"
+            )
+        return self
+
     @property
     def is_loopback(self) -> bool:
         """Whether only this machine can reach the server."""
-        if self.host == "localhost":
-            return True
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return False
+        return _is_loopback(self.host)
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

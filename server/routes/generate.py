@@ -74,7 +74,7 @@ async def answer_in_time(
                 request=asked,
                 result=done.result,
                 delivery=delivery,
-                capabilities=service.capabilities,
+                capabilities=service.capabilities.with_knowledge(done.result.knowledge),
                 producer=service.settings.content_producer,
                 began=request.state.began,
                 queue_seconds=done.queue_seconds,
