@@ -25,6 +25,7 @@ from server.process import RemoteDevice
 from server.routes import capabilities, generate, health, jobs, openai
 from server.service import Service
 from server.settings import Settings
+from server.wordlist import Words
 from server.worker import Worker
 
 _LAG_INTERVAL = 0.25  # seconds between two looks at the event loop's lateness
@@ -61,7 +62,8 @@ def create_app(settings: Settings, pipeline: RapidDiffusionPipeline | RemoteDevi
     )
     kept = None if settings.state is None else Jobs(settings, able, worker, metrics)
     keys = None if settings.keys_file is None else Keys.read(settings.keys_file)
-    app.state.service = Service(settings, device, worker, metrics, kept, keys)
+    words = Words(settings.word_list)
+    app.state.service = Service(settings, device, worker, metrics, kept, keys, words)
     for room in (generate, openai, jobs, health, capabilities):
         app.include_router(room.router)
     app.add_middleware(Guard, settings=settings, keys=keys)

@@ -2,10 +2,11 @@
 
 import logging
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from rapid_diffusion.errors import CheckpointError
+from rapid_diffusion.errors import CheckpointError, InvalidRequestError
 from server.device import WorkerLostError
 from server.errors import Problem
 from server.service import Service
@@ -31,7 +32,7 @@ class Control:
     def reload_graph(self) -> Exchanged:
         """Exchange the graph for what stands in its folder now; requests in flight keep theirs.
 
-        Raises `Problem`: graph_refused where it cannot be used (the old one keeps serving),
+        Raises `Problem`: exchange_refused where it cannot be used (the old one keeps serving),
         not_ready while the worker is being started.
         """
         service = self._service
@@ -42,8 +43,8 @@ class Control:
                 new = service.device.reload(None if path is None else str(path)).version
             except CheckpointError as error:
                 self._count("graph", "refused")
-                values = {"reason": str(error), "version": old}
-                raise Problem("graph_refused", values=values) from error
+                values = {"reason": str(error), "kept": f"version {old}"}
+                raise Problem("exchange_refused", values=values) from error
             except WorkerLostError as error:
                 self._count("graph", "not_ready")
                 raise Problem("not_ready", retry_after=10.0) from error
@@ -51,6 +52,22 @@ class Control:
             service.metrics.knowledge.info({"version": new})
         logger.info("knowledge graph: version %s took the place of %s", new, old)
         return Exchanged(old, new)
+
+    def reload_words(self) -> int:
+        """Read the word list again; how many terms it has.
+
+        Raises `Problem` exchange_refused where it cannot be read; the old one stays in force.
+        """
+        words = self._service.words
+        try:
+            count = words.reload()
+        except InvalidRequestError as error:
+            self._count("words", "refused")
+            values = {"reason": str(error), "kept": f"{len(words.current)} terms"}
+            raise Problem("exchange_refused", values=values) from error
+        self._count("words", "done")
+        logger.info("word list: %d terms", count)
+        return count
 
     def drain(self) -> dict[str, Any]:
         """Take nothing new from now on; how much of what was accepted is left, also if asked again.
@@ -67,10 +84,14 @@ class Control:
 
     def hang_up(self) -> None:
         """What SIGHUP asks for: exchange everything that can be; what is refused is logged."""
-        try:
-            self.reload_graph()
-        except Problem as problem:
-            logger.error("SIGHUP: %s: %s", problem.code, problem.values.get("reason", ""))
+        exchanges: list[Callable[[], object]] = [self.reload_words]
+        if self._service.capabilities.knowledge_version is not None:
+            exchanges.append(self.reload_graph)
+        for exchange in exchanges:
+            try:
+                exchange()
+            except Problem as problem:
+                logger.error("SIGHUP: %s: %s", problem.code, problem.values.get("reason", ""))
 
     def _count(self, what: str, result: str) -> None:
         self._service.metrics.reloads.labels(what=what, result=result).inc()

@@ -1,33 +1,9 @@
 """Every problem the service can answer with, in Chinese and English. Words only, no logic."""
 
-from dataclasses import dataclass
-from typing import Literal
+from server.kinds import Kind, Language
+from server.kinds import make_kind as _kind
 
-Language = Literal["en", "zh"]
-
-
-@dataclass(frozen=True)
-class Kind:
-    """One kind of problem: its HTTP status, OpenAI's error type, and its words.
-
-    The details are `str.format` templates over the values a `Problem` carries.
-    """
-
-    status: int
-    error_type: str
-    title: dict[Language, str]
-    detail: dict[Language, str]
-
-
-def _kind(status: int, english: tuple[str, str], chinese: tuple[str, str]) -> Kind:
-    error_type = "server_error" if status >= 500 else "invalid_request_error"
-    return Kind(
-        status,
-        error_type,
-        {"en": english[0], "zh": chinese[0]},
-        {"en": english[1], "zh": chinese[1]},
-    )
-
+__all__ = ["KINDS", "REASONS", "Kind", "Language"]
 
 KINDS: dict[str, Kind] = {
     "invalid_json": _kind(
@@ -110,10 +86,10 @@ KINDS: dict[str, Kind] = {
         ("The body came too slowly", "The body was not complete within {allowed} s."),
         ("请求体发送过慢", "请求体未能在 {allowed} 秒内发送完毕。"),
     ),
-    "graph_refused": _kind(
+    "exchange_refused": _kind(
         409,
-        ("The graph was refused", "{reason}. Version {version} keeps serving."),
-        ("图谱被拒绝", "{reason}。版本 {version} 继续服务。"),
+        ("The exchange was refused", "{reason}. What was in use stays: {kept}."),
+        ("更换被拒绝", "{reason}。原有内容继续使用：{kept}。"),
     ),
     "body_too_large": _kind(
         413,
@@ -137,6 +113,11 @@ KINDS: dict[str, Kind] = {
             "The size is {received} (width x height); this model draws {allowed}.",
         ),
         ("不支持的尺寸", "尺寸为 {received}（宽 x 高）；此模型支持 {allowed}。"),
+    ),
+    "content_filtered": _kind(
+        422,
+        ("Refused by the rules", "The rules of this service's operator do not allow this request."),
+        ("内容不被允许", "此服务运营方的规则不允许该请求。"),
     ),
     "not_implemented": _kind(
         422,

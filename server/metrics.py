@@ -27,6 +27,7 @@ class Metrics:
         self.jobs_waiting = self._gauge("jobs_waiting", "Accepted jobs that are not being drawn")
         self.pixels = self._counter("image_pixels", "Pixels delivered")
         self.loop_lag = self._gauge("event_loop_lag_seconds", "Lateness of the last wake-up")
+        self.filtered = self._counter("content_filtered", "Refused, 422", "by")
         self.reloads = self._counter(
             "reloads", "Exchanges asked for by operators", "what", "result"
         )

@@ -55,6 +55,7 @@ class Settings(BaseSettings):
     keys_file: Path | None = Field(None, description="JSON file of hashed API keys")
     allow_unauthenticated: bool = Field(False, description="serve others without keys")
     content_producer: str = Field("", description="the operator's code, for the AI-content label")
+    word_list: Path | None = Field(None, description="file of terms that no prompt may hold")
     allowed_hosts: list[str] = Field(
         default_factory=list, description="Host names answered besides the loopback's own"
     )

@@ -25,6 +25,9 @@ def serve(
     graph: Annotated[
         str | None, typer.Option(help="A graph to link to instead of the model's own.")
     ] = None,
+    word_list: Annotated[
+        str | None, typer.Option(help="File of terms that no prompt may hold, one a line.")
+    ] = None,
     admin_port: Annotated[
         int | None, typer.Option(help="A second port, on the loopback, for operators.")
     ] = None,
@@ -45,7 +48,7 @@ def serve(
         ) from error
     given: dict[str, Any] = {"model": model, "host": host, "port": port}
     given |= {"device": device, "threads": threads, "rows": rows, "state": state}
-    given |= {"graph": graph, "admin_port": admin_port}
+    given |= {"graph": graph, "admin_port": admin_port, "word_list": word_list}
     if adapter:
         given["adapters"] = dict(map(_named_path, adapter))
     run(_settings({name: value for name, value in given.items() if value is not None}))

@@ -19,6 +19,13 @@ async def reload_knowledge(request: Request) -> Response:
     return JSONResponse(asdict(exchanged))
 
 
+@router.post("/words/reload", responses=problems(401, 403, 409, 500))
+async def reload_words(request: Request) -> Response:
+    """Read the word list again; answered when it is in force, with the number of its terms."""
+    count = await asyncio.to_thread(_control(request).reload_words)
+    return JSONResponse({"terms": count})
+
+
 @router.post("/drain", status_code=202, responses=problems(401, 403, 500))
 async def drain(request: Request) -> Response:
     """Take nothing new, and finish what was accepted; asked again, it says how much is left."""

@@ -52,6 +52,7 @@ async def generate(request: Request) -> Response:
     service = service_of(request)
     asked = await read_generation_request(request, service.settings.body_limit)
     check_capabilities(asked, service.capabilities)
+    service.check_words(asked)
     delivery = choose_delivery(asked, request.headers.get("accept", "*/*"))
     return await answer_in_time(request, service, asked, delivery, build_answer)
 

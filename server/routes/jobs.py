@@ -34,6 +34,7 @@ async def create(request: Request) -> Response:
     service, jobs = _parts(request)
     asked = await read_request(request, service.settings.body_limit, JobRequest)
     check_job(asked, service.capabilities)
+    service.check_words(asked)
     key = request.headers.get("idempotency-key")
     if key is not None and not _KEY.fullmatch(key):
         raise invalid("Idempotency-Key", "idempotency_key", key)

@@ -34,6 +34,7 @@ async def generations(request: Request) -> Response:
     asked = await read_request(request, service.settings.body_limit, OpenAIRequest)
     ours = generation_of(asked, service.capabilities)
     check_capabilities(ours, service.capabilities)
+    service.check_words(ours)
     drawing = asyncio.create_task(_draw(request, service, ours))
     if not asked.stream:
         drawn, prompt = await drawing

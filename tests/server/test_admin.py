@@ -119,7 +119,7 @@ def test_damaged_graph_is_refused_by_name_and_the_old_one_serves(
     damaged = damage_active(store)
     answer = running.admin.post("/admin/knowledge/reload", headers={"Accept-Language": "en"})
     after = running.client.post("/generate", json=BODY).json()
-    assert (answer.status_code, answer.json()["error"]["code"]) == (409, "graph_refused")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (409, "exchange_refused")
     assert damaged.name in answer.json()["detail"]
     assert before["knowledge"]["version"] in answer.json()["detail"]
     assert after["data"][0]["pixel_sha256"] == before["data"][0]["pixel_sha256"]
@@ -183,7 +183,7 @@ def test_exchange_reaches_the_worker_process_and_outlives_it(
         again = client.post("/generate", json=BODY).json()
         assert wanted["knowledge"] == again["knowledge"] == {"version": new}
         assert wanted["data"][0]["pixel_sha256"] == again["data"][0]["pixel_sha256"]
-        with pytest.raises(Problem, match="graph_refused"):
+        with pytest.raises(Problem, match="exchange_refused"):
             control.reload_graph()
 
 
