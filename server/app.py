@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from functools import partial
 
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
@@ -25,6 +26,7 @@ from server.process import RemoteDevice
 from server.routes import capabilities, generate, health, jobs, openai
 from server.service import Service
 from server.settings import Settings
+from server.webhooks import Webhooks
 from server.wordlist import Words
 from server.worker import Worker
 
@@ -62,8 +64,12 @@ def create_app(settings: Settings, pipeline: RapidDiffusionPipeline | RemoteDevi
     )
     kept = None if settings.state is None else Jobs(settings, able, worker, metrics)
     keys = None if settings.keys_file is None else Keys.read(settings.keys_file)
+    webhooks = None
+    if kept is not None:
+        webhooks = Webhooks(kept.journal, keys, settings, metrics, partial(jobs.job_view, kept))
+        kept.on_end = webhooks.job_ended
     words = Words(settings.word_list)
-    app.state.service = Service(settings, device, worker, metrics, kept, keys, words)
+    app.state.service = Service(settings, device, worker, metrics, kept, keys, words, webhooks)
     for room in (generate, openai, jobs, health, capabilities):
         app.include_router(room.router)
     app.add_middleware(Guard, settings=settings, keys=keys)
@@ -75,6 +81,8 @@ def create_app(settings: Settings, pipeline: RapidDiffusionPipeline | RemoteDevi
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     service: Service = app.state.service
     service.worker.start()
+    if service.webhooks is not None:
+        await service.webhooks.start()
     if service.jobs is not None:
         await service.jobs.start()
     watching = asyncio.create_task(_watch_loop(service.metrics))
@@ -83,6 +91,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     finally:
         watching.cancel()
         await asyncio.to_thread(service.worker.close, service.settings.drain_seconds)
+        if service.webhooks is not None:
+            await service.webhooks.close()
         if service.jobs is not None:
             await service.jobs.close()
 

@@ -71,6 +71,10 @@ class Keys:
                 found = key.name
         return found
 
+    def digest(self, owner: str) -> str | None:
+        """The SHA-256 of an owner's key; None where there is no such key any more."""
+        return next((key.sha256 for key in self._keys if key.name == owner), None)
+
     def spend(self, owner: str, seconds: float) -> None:
         """Take predicted seconds of work from an owner's allowance.
 

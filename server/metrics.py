@@ -25,6 +25,8 @@ class Metrics:
         self.worker_losses = self._counter("worker_losses", "Worker processes lost", "reason")
         self.jobs = self._counter("jobs", "Jobs accepted, and how they ended", "status")
         self.jobs_waiting = self._gauge("jobs_waiting", "Accepted jobs that are not being drawn")
+        self.webhooks = self._counter("webhooks", "Attempts to tell of a job's end", "result")
+        self.webhooks_waiting = self._gauge("webhooks_waiting", "Ends of jobs that are not told")
         self.pixels = self._counter("image_pixels", "Pixels delivered")
         self.loop_lag = self._gauge("event_loop_lag_seconds", "Lateness of the last wake-up")
         self.filtered = self._counter("content_filtered", "Refused, 422", "by")

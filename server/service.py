@@ -14,6 +14,7 @@ from server.metrics import Metrics
 from server.reading import pipeline_arguments
 from server.schemas import GenerationRequest
 from server.settings import Settings
+from server.webhooks import Webhooks
 from server.wordlist import Words
 from server.worker import Worker
 
@@ -29,6 +30,7 @@ class Service:
     jobs: Jobs | None = None  # None: no state folder
     keys: Keys | None = None  # None: everybody may ask
     words: Words = field(default_factory=partial(Words, None))
+    webhooks: Webhooks | None = None  # None: no state folder
 
     @property
     def capabilities(self) -> Capabilities:

@@ -52,6 +52,13 @@ class Settings(BaseSettings):
     job_seconds: float = Field(86_400.0, gt=0, description="seconds of jobs that may wait")
     retention_hours: float = Field(24.0, gt=0, le=8760, description="results are kept this long")
     state_quota_bytes: int = Field(2**31, ge=2**20, description="bytes of results in the folder")
+    webhook_hosts: list[str] = Field(
+        default_factory=list, description="hosts that webhooks may reach by http, private ones too"
+    )
+    webhook_attempts: int = Field(12, ge=1, le=100, description="then a webhook is abandoned")
+    webhook_retry_seconds: float = Field(
+        5.0, gt=0, le=3600, description="before the second attempt; three times as long each time"
+    )
     keys_file: Path | None = Field(None, description="JSON file of hashed API keys")
     allow_unauthenticated: bool = Field(False, description="serve others without keys")
     content_producer: str = Field("", description="the operator's code, for the AI-content label")
