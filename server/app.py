@@ -22,6 +22,7 @@ from server.jobs import Jobs
 from server.keys import Keys
 from server.metrics import Metrics
 from server.middleware import Guard, RequestContext
+from server.picture_check import PictureCheck
 from server.process import RemoteDevice
 from server.routes import capabilities, generate, health, jobs, openai
 from server.service import Service
@@ -36,18 +37,21 @@ _LAG_INTERVAL = 0.25  # seconds between two looks at the event loop's lateness
 def create_app(settings: Settings, pipeline: RapidDiffusionPipeline | RemoteDevice) -> FastAPI:
     """The service over one loaded pipeline, which its worker owns from the start of its lifespan.
 
-    A `RemoteDevice` that was started is a pipeline in a process of its own.
+    A `RemoteDevice` that was started is a pipeline in a process of its own. Raises
+    `MissingDependencyError` where pictures are to be checked and nothing can do it.
 
     The documentation pages that FastAPI offers fetch scripts from elsewhere: they are off, and
     `/openapi.json` stays.
     """
     metrics = Metrics()
-    device: Device = pipeline if isinstance(pipeline, RemoteDevice) else LocalDevice(pipeline)
+    device = pipeline if isinstance(pipeline, RemoteDevice) else _local(settings, pipeline)
+    device.on_refused = metrics.filtered.labels(by="picture").inc
     able = device.capabilities
     if isinstance(device, RemoteDevice):
         device.on_loss = lambda reason: metrics.worker_losses.labels(reason=reason).inc()
     metrics.knowledge.info({"version": able.knowledge_version or "none"})
     worker = Worker(device, settings.queue_size, metrics, settings.queue_seconds)
+    metrics.ready.set_function(lambda: float(worker.obstacle is None))
     app = FastAPI(
         title="Rapid Diffusion",
         version=__version__,
@@ -75,6 +79,11 @@ def create_app(settings: Settings, pipeline: RapidDiffusionPipeline | RemoteDevi
     app.add_middleware(Guard, settings=settings, keys=keys)
     app.add_middleware(RequestContext, metrics=metrics)  # the last one added is the outermost
     return app
+
+
+def _local(settings: Settings, pipeline: RapidDiffusionPipeline) -> Device:
+    threshold = settings.picture_threshold
+    return LocalDevice(pipeline, PictureCheck.open(threshold) if settings.picture_check else None)
 
 
 @contextlib.asynccontextmanager

@@ -11,6 +11,7 @@ from rapid_diffusion import Cancellation, EntityWeight, GenerationResult, RapidD
 from rapid_diffusion.errors import NumericalError
 from server.admission import Measured
 from server.capabilities import Capabilities, read_capabilities
+from server.picture_check import PictureCheck, PictureRefusedError
 
 AfterStep = Callable[[int, int], None]
 
@@ -41,10 +42,12 @@ class GraphInUse:
 class Device(Protocol):
     """Draws up to `capabilities.concurrency` requests at a time, for as many threads.
 
-    `on_change` is called when readiness may have changed.
+    `on_change` is called when readiness may have changed, `on_refused` when a picture was drawn
+    that is not to be delivered.
     """
 
     on_change: Callable[[], None]
+    on_refused: Callable[[], object]
 
     @property
     def measured(self) -> Sequence[Measured]:
@@ -85,11 +88,12 @@ class LocalDevice:
     is_ready = True
     measured: Sequence[Measured] = ()
 
-    def __init__(self, pipeline: RapidDiffusionPipeline) -> None:
-        self._pipeline = pipeline
+    def __init__(self, pipeline: RapidDiffusionPipeline, check: PictureCheck | None = None) -> None:
+        self._pipeline, self._check = pipeline, check
         self._drawn: dict[int, Cancellation] = {}  # by identity: requests may be equal
         self.capabilities = read_capabilities(pipeline)
         self.on_change: Callable[[], None] = _nothing
+        self.on_refused: Callable[[], object] = _nothing
 
     def draw(self, request: WorkRequest, after_step: AfterStep) -> GenerationResult:
         """As `Device` says."""
@@ -97,7 +101,10 @@ class LocalDevice:
         try:
             after_step(0, 0)
             with cancellation.watching():
-                return draw(self._pipeline, request, after_step)
+                return draw(self._pipeline, request, after_step, self._check)
+        except PictureRefusedError:
+            self.on_refused()
+            raise
         finally:
             del self._drawn[id(request)]
 
@@ -126,9 +133,14 @@ def exchange_graph(
 
 
 def draw(
-    pipeline: RapidDiffusionPipeline, request: WorkRequest, after_step: AfterStep
+    pipeline: RapidDiffusionPipeline,
+    request: WorkRequest,
+    after_step: AfterStep,
+    check: PictureCheck | None = None,
 ) -> GenerationResult:
     """Call the pipeline; raises what it raises, `NumericalError` for a picture of one colour.
+
+    Raises `PictureRefusedError` where the check refuses one of the pictures.
 
     Pictures of a request may go one after the other: a step is done when all of them have done it.
     """
@@ -151,6 +163,8 @@ def draw(
     for image in result.images:
         if image.min() == image.max():
             raise NumericalError("the picture is one flat colour, which no prompt asks for")
+    if check is not None:
+        check.check(result.images)
     return result
 
 

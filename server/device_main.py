@@ -18,6 +18,7 @@ from rapid_diffusion.errors import CanceledError
 from server.admission import Measured
 from server.capabilities import read_capabilities
 from server.device import WorkRequest, draw, exchange_graph
+from server.picture_check import PictureCheck, PictureRefusedError
 from server.wire import pack_error
 
 BEAT_SECONDS = 0.25
@@ -78,6 +79,7 @@ class _Hands:
     def __init__(self, pipe: Connection) -> None:
         self.pipe = pipe
         self.pipeline: RapidDiffusionPipeline  # once it is loaded
+        self.check: PictureCheck | None = None
         self._reloading = threading.Lock()
         self.waiting: queue.SimpleQueue[_Order] = queue.SimpleQueue()
         self.in_hand: dict[int, _Order] = {}
@@ -114,9 +116,17 @@ class _Hands:
 
 
 def serve_device(
-    orders: Connection, beats: Connection, load: Loader, graph: str | None = None
+    orders: Connection,
+    beats: Connection,
+    load: Loader,
+    graph: str | None = None,
+    threshold: float | None = None,
 ) -> None:
-    """The process: until it is killed or the other end is gone."""
+    """The process: until it is killed or the other end is gone.
+
+    `graph` is given where one took the place of the first one, `threshold` where pictures are
+    checked.
+    """
     # They go to the whole group or tree; the server drains and then kills this process.
     for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(ignored, signal.SIG_IGN)
@@ -124,6 +134,7 @@ def serve_device(
     # From the first moment, so that a process whose server was killed does not stay behind.
     threading.Thread(target=_read, args=(orders, hands), daemon=True).start()
     try:
+        hands.check = None if threshold is None else PictureCheck.open(threshold)
         hands.pipeline = pipeline = load() if graph is None else load(graph=graph)
         able = read_capabilities(pipeline)
         hands.send(0, "ready", (able, _measure(pipeline), _path_of_graph(pipeline)))
@@ -173,9 +184,9 @@ def _answer(order: _Order, hands: _Hands) -> tuple[Literal["done", "failed"], An
         if order.cancellation.canceled:
             raise CanceledError("canceled before its first step")
         with order.cancellation.watching():
-            return "done", draw(hands.pipeline, order.request, after_step)
+            return "done", draw(hands.pipeline, order.request, after_step, hands.check)
     except Exception as error:
-        if not isinstance(error, CanceledError):
+        if not isinstance(error, CanceledError | PictureRefusedError):
             logger.error("request %s failed", order.request.request_id, exc_info=error)
         return "failed", pack_error(error)
 

@@ -24,10 +24,12 @@ from rapid_diffusion.errors import (
     RapidDiffusionError,
 )
 from server.messages import KINDS, REASONS, Language
+from server.picture_check import PictureRefusedError
 
 PROBLEM_OF_ERROR: dict[type[Exception], str] = {
     RapidDiffusionError: "internal",
     InvalidRequestError: "invalid_parameter",
+    PictureRefusedError: "content_filtered",
     CheckpointError: "internal",
     MissingDependencyError: "missing_dependency",
     NumericalError: "internal",

@@ -82,7 +82,9 @@ def _open_pipeline(settings: Settings) -> RapidDiffusionPipeline | RemoteDevice:
     )
     if not settings.worker_process:
         return load()
-    device = RemoteDevice(load, Patience(settings.silence_seconds, settings.hang_seconds))
+    patience = Patience(settings.silence_seconds, settings.hang_seconds)
+    threshold = settings.picture_threshold if settings.picture_check else None
+    device = RemoteDevice(load, patience, threshold)
     device.start()
     return device
 

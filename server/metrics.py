@@ -14,6 +14,7 @@ class Metrics:
         self.registry = CollectorRegistry()
         self.requests = self._counter("requests", "Answers of POST /generate", "status")
         self.running = self._gauge("requests_running", "Requests being drawn")
+        self.ready = self._gauge("ready", "1 while pictures can be drawn, else 0")
         self.waiting = self._gauge("requests_waiting", "Requests in the queue")
         self.work_seconds = self._gauge("work_seconds_queued", "Estimated work that is accepted")
         self.latency = self._histogram("e2e_latency_seconds", "From request to answer, successes")

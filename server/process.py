@@ -14,6 +14,7 @@ from server.capabilities import Capabilities
 from server.child import Child, Loss, Patience, end_process
 from server.device import AfterStep, GraphInUse, WorkerLostError, WorkRequest
 from server.device_main import Loader, serve_device
+from server.picture_check import PictureRefusedError
 from server.wire import unpack_error
 
 _LOAD_SECONDS = 600.0
@@ -28,9 +29,13 @@ logger = logging.getLogger(__name__)
 class RemoteDevice:
     """As `server.device.Device`. `on_loss` is told why each process was lost."""
 
-    def __init__(self, load: Loader, patience: Patience) -> None:
+    def __init__(
+        self, load: Loader, patience: Patience, picture_threshold: float | None = None
+    ) -> None:
         self._load, self._patience = load, patience
+        self._threshold = picture_threshold  # None: pictures are not checked
         self.on_change: Callable[[], None] = lambda: None
+        self.on_refused: Callable[[], object] = lambda: None
         self.on_loss: Callable[[Loss], None] = lambda _: None
         self._child: Child | None = None
         self._graph: str | None = None  # the version in use; a process that is started again has it
@@ -75,7 +80,7 @@ class RemoteDevice:
             if kind == "lost":
                 raise WorkerLostError("the worker process was lost while it drew")
             if kind == "failed":
-                raise unpack_error(content)
+                raise self._told(unpack_error(content))
             if kind == "done":
                 result: GenerationResult = content
                 return result
@@ -85,6 +90,11 @@ class RemoteDevice:
             except CanceledError:  # its own word comes back as the failure
                 stopped = True
                 child.cancel(request)
+
+    def _told(self, error: Exception) -> Exception:
+        if isinstance(error, PictureRefusedError):
+            self.on_refused()
+        return error
 
     def cancel(self, request: WorkRequest) -> None:
         """As `Device` says."""
@@ -121,7 +131,7 @@ class RemoteDevice:
         beats, their_beats = self._context.Pipe()
         process = self._context.Process(
             target=serve_device,
-            args=(their_orders, their_beats, self._load, self._graph),
+            args=(their_orders, their_beats, self._load, self._graph, self._threshold),
             daemon=True,
         )
         process.start()

@@ -63,6 +63,10 @@ class Settings(BaseSettings):
     allow_unauthenticated: bool = Field(False, description="serve others without keys")
     content_producer: str = Field("", description="the operator's code, for the AI-content label")
     word_list: Path | None = Field(None, description="file of terms that no prompt may hold")
+    picture_check: bool = Field(False, description="look at pictures before they are delivered")
+    picture_threshold: float = Field(
+        0.8, gt=0.0, le=1.0, description="score from which a picture is refused"
+    )
     allowed_hosts: list[str] = Field(
         default_factory=list, description="Host names answered besides the loopback's own"
     )

@@ -28,6 +28,9 @@ def serve(
     word_list: Annotated[
         str | None, typer.Option(help="File of terms that no prompt may hold, one a line.")
     ] = None,
+    picture_check: Annotated[
+        bool | None, typer.Option("--picture-check", help="Look at pictures before delivery.")
+    ] = None,
     admin_port: Annotated[
         int | None, typer.Option(help="A second port, on the loopback, for operators.")
     ] = None,
@@ -49,6 +52,7 @@ def serve(
     given: dict[str, Any] = {"model": model, "host": host, "port": port}
     given |= {"device": device, "threads": threads, "rows": rows, "state": state}
     given |= {"graph": graph, "admin_port": admin_port, "word_list": word_list}
+    given |= {"picture_check": picture_check}
     if adapter:
         given["adapters"] = dict(map(_named_path, adapter))
     run(_settings({name: value for name, value in given.items() if value is not None}))
