@@ -1,6 +1,8 @@
 """RapidDiffusionPipeline: the one place where the stations meet."""
 
+import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -24,7 +26,14 @@ from rapid_diffusion.drawing import Images, draw, score, timed
 from rapid_diffusion.errors import InvalidRequestError, NumericalError
 from rapid_diffusion.facts import ModelFacts
 from rapid_diffusion.images.convert import model_to_unit, pixels_to_pillow
-from rapid_diffusion.model_folder import Model, Storage, find_model, load_model, save_model
+from rapid_diffusion.model_folder import (
+    Model,
+    Storage,
+    exchanged_graph,
+    find_model,
+    load_model,
+    save_model,
+)
 from rapid_diffusion.precision import checked_device, checked_dtype, fast_dtype
 from rapid_diffusion.rendering import GenerationResult, render_rows
 from rapid_diffusion.request import Offer, Request, check_choice, complete_request
@@ -101,6 +110,17 @@ class RapidDiffusionPipeline(ModelFacts, TakesAdapters):
         self.engine = Engine(self.model.denoiser, default if rows is None else rows)
         return self
 
+    def with_knowledge(self, graph: KnowledgeGraph | str | Path | None = None) -> Self:
+        """The same networks, adapters and engine with another graph; this pipeline keeps its own.
+
+        So a graph is exchanged while others draw. None: what `CURRENT` beside its own graph names
+        now. All bytes of a graph that is opened here are checked, and read into the page cache.
+        Raises `CheckpointError` where it is missing, damaged or its vectors do not fit.
+        """
+        other = copy.copy(self)
+        other.model = replace(self.model, graph=exchanged_graph(self.model, graph))
+        return other
+
     def __call__(  # noqa: PLR0913 - the parameters of `diffusers` pipelines, all by keyword
         self,
         prompt: str | Sequence[str],
@@ -160,6 +180,7 @@ class RapidDiffusionPipeline(ModelFacts, TakesAdapters):
             timings=timings,
             truncated=drawn.truncated[first],
             candidates=drawn.candidates,
+            knowledge=None if self.graph is None else self.graph.version,
         )
 
     def request(

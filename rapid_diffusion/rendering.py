@@ -27,7 +27,8 @@ class GenerationResult:
     parameters: the effective ones; timings: seconds a station ("text", "denoise", "decode",
     "upscale", and "score" where pictures were chosen); truncated: for each prompt the first
     character that did not fit, or None; candidates: for num_candidates > 1 what each picture was
-    chosen from (`seeds` are the chosen ones, so they and `parameters` draw the pictures again).
+    chosen from (`seeds` are the chosen ones, so they and `parameters` draw the pictures again);
+    knowledge: the version of the graph, None without one.
     """
 
     images: Any
@@ -37,6 +38,7 @@ class GenerationResult:
     timings: dict[str, float]
     truncated: list[int | None]
     candidates: list[Candidates] = field(default_factory=list)
+    knowledge: str | None = None
 
 
 def render_rows(

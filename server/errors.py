@@ -23,11 +23,14 @@ from rapid_diffusion.errors import (
     OutputError,
     RapidDiffusionError,
 )
-from server.messages import KINDS, REASONS, Language
+from server.messages import KINDS
+from server.picture_check import PictureRefusedError
+from server.reasons import REASONS, Language
 
 PROBLEM_OF_ERROR: dict[type[Exception], str] = {
     RapidDiffusionError: "internal",
     InvalidRequestError: "invalid_parameter",
+    PictureRefusedError: "content_filtered",
     CheckpointError: "internal",
     MissingDependencyError: "missing_dependency",
     NumericalError: "internal",
@@ -88,7 +91,7 @@ def problem_of_validation(error: ValidationError) -> Problem:
 
 
 def invalid(param: str, reason: str, received: Any, **context: Any) -> Problem:
-    """A parameter refused by our own check; `reason` is a key of `messages.REASONS`."""
+    """A parameter refused by our own check; `reason` is a key of `reasons.REASONS`."""
     error = {"type": reason, "input": received, "ctx": context, "msg": reason}
     return Problem(
         "invalid_parameter", param=param, values={"errors": [{"param": param, "error": error}]}

@@ -56,6 +56,7 @@ class Jobs:
         self._accepting = asyncio.Lock()
         self._running: set[asyncio.Task[None]] = set()
         self._tasks: list[asyncio.Task[None]] = []
+        self.on_end: Callable[[JobRecord], None] = lambda _: None
 
     async def start(self) -> None:
         """Take up what an earlier server left, then begin to draw."""
@@ -274,6 +275,7 @@ class Jobs:
         self._metrics.jobs.labels(status=record.status).inc()
         del self.live[record.id]
         live.end(record)
+        self.on_end(record)
 
     async def _sweep(self) -> None:
         while True:

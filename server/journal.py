@@ -9,7 +9,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -208,6 +208,10 @@ class Journal:
                 [(_FORGOTTEN, record.id) for record in due],
             )
             return [record.id for record in due]
+
+    def transaction(self) -> AbstractContextManager[sqlite3.Connection]:
+        """One transaction, for tables that belong to others."""
+        return self._transaction()
 
     def _by_key(self, owner: str, key: str | None) -> JobRecord | None:
         if key is None:

@@ -89,7 +89,7 @@ class Guard:
 
 def _needs_key(path: str) -> bool:
     """Everything but the probes, the metrics and the OpenAPI document."""
-    return path == "/generate" or path.startswith("/v1/")
+    return path == "/generate" or path.startswith(("/v1/", "/admin/"))
 
 
 def _owner(request: Request, keys: Keys) -> str:

@@ -57,6 +57,7 @@ async def generate(request: Request) -> Response:
     service = service_of(request)
     asked = await read_generation_request(request, service.settings.body_limit)
     check_capabilities(asked, service.capabilities)
+    service.check_words(asked)
     service.check_label(request, asked)
     delivery = choose_delivery(asked, request.headers.get("accept", "*/*"))
     return await answer_in_time(request, service, asked, delivery, build_answer)
@@ -92,7 +93,7 @@ async def answer_in_time(
                     request=asked,
                     result=done.result,
                     delivery=delivery,
-                    capabilities=service.capabilities,
+                    capabilities=service.capabilities.with_knowledge(done.result.knowledge),
                     producer=service.settings.content_producer,
                     began=request.state.began,
                     queue_seconds=done.queue_seconds,

@@ -39,6 +39,7 @@ async def generations(request: Request) -> Response:
     asked = await read_request(request, service.settings.body_limit, OpenAIRequest)
     ours = generation_of(asked, service.capabilities)
     check_capabilities(ours, service.capabilities)
+    service.check_words(ours)
     service.check_label(request, ours)
     stream = _Stream(request, service, ours, asked.partial_images or 0)
     drawing = asyncio.create_task(stream.draw())

@@ -31,6 +31,11 @@ class Gate:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._pipeline, name)
 
+    def with_knowledge(self, graph: Any = None) -> "Gate":
+        other = Gate(self._pipeline.with_knowledge(graph))
+        other.open, other.entered = self.open, self.entered
+        return other
+
     def share_engine(self, _rows: object) -> "Gate":
         return self  # one request at a time, and the session's pipeline stays as it is
 
@@ -61,7 +66,20 @@ def serving_fixture() -> Callable[..., Any]:
 @contextlib.contextmanager
 def serving(settings: Settings, pipeline: Any) -> Iterator[httpx.Client]:
     """A client of a running server; leaving stops the server as SIGTERM would."""
-    config = uvicorn.Config(create_app(settings, pipeline), port=0, log_config=None)
+    with serving_app(create_app(settings, pipeline)) as client:
+        yield client
+
+
+@pytest.fixture(scope="session", name="serving_app")
+def serving_app_fixture() -> Callable[..., Any]:
+    """`with serving_app(app) as client:`, for tests that look behind the app."""
+    return serving_app
+
+
+@contextlib.contextmanager
+def serving_app(app: Any) -> Iterator[httpx.Client]:
+    """As `serving`, for an application that was put together before."""
+    config = uvicorn.Config(app, port=0, log_config=None)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()
@@ -97,6 +115,12 @@ def adapted(
     pipeline.load_adapter(micro_adapter_folder, "ink")
     with serving(Settings(), pipeline) as client:
         yield client, pipeline
+
+
+@pytest.fixture(scope="session")
+def gated() -> Callable[[RapidDiffusionPipeline], Gate]:
+    """A gate around a pipeline of one's own."""
+    return Gate
 
 
 @pytest.fixture
