@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import sqlite3
 from collections.abc import AsyncIterator
 
 from fastapi import FastAPI
@@ -14,6 +15,7 @@ from server.errors import (
     Problem,
     answer_crash,
     answer_http_error,
+    answer_no_storage,
     answer_nobody,
     answer_problem,
 )
@@ -21,6 +23,7 @@ from server.jobs import Jobs
 from server.keys import Keys
 from server.metrics import Metrics
 from server.middleware import Guard, RequestContext
+from server.openapi import describe
 from server.process import RemoteDevice
 from server.routes import capabilities, generate, health, jobs, openai
 from server.service import Service
@@ -56,6 +59,7 @@ def create_app(settings: Settings, pipeline: RapidDiffusionPipeline | RemoteDevi
             Problem: answer_problem,
             HTTPException: answer_http_error,
             ClientDisconnect: answer_nobody,
+            sqlite3.Error: answer_no_storage,
             Exception: answer_crash,
         },
     )
@@ -64,6 +68,7 @@ def create_app(settings: Settings, pipeline: RapidDiffusionPipeline | RemoteDevi
     app.state.service = Service(settings, able, worker, metrics, kept, keys)
     for room in (generate, openai, jobs, health, capabilities):
         app.include_router(room.router)
+    app.openapi = lambda: describe(app)  # type: ignore[method-assign]  # as FastAPI's own page says
     app.add_middleware(Guard, settings=settings, keys=keys)
     app.add_middleware(RequestContext, metrics=metrics)  # the last one added is the outermost
     return app

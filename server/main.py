@@ -13,6 +13,7 @@ from rapid_diffusion import RapidDiffusionPipeline
 from server.app import create_app
 from server.device_main import LoadPipeline
 from server.process import Patience, RemoteDevice
+from server.protocol import PatientProtocol
 from server.service import Service
 from server.settings import Settings
 
@@ -27,6 +28,7 @@ def run(settings: Settings) -> None:
     app = create_app(settings, _open_pipeline(settings))
     config = uvicorn.Config(
         app,
+        http=PatientProtocol,
         host=settings.host,
         port=settings.port,
         log_config=log_config(),
