@@ -17,6 +17,13 @@ from server.main import run
 from server.settings import Settings
 
 THREADS = 1
+# Imported once, in the process that the servers are forked from: hundreds of them are started.
+PRELOADED = [
+    "torch",
+    "server.main",
+    "diffusers.models.unets.unet_2d_condition",
+    "transformers.models.bert.modeling_bert",
+]
 
 
 @dataclass(frozen=True)
@@ -35,7 +42,7 @@ class MicroServer:
 def start(settings: Settings) -> MicroServer:
     """Start a server process and wait until it answers."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "numpy"])
+    context.set_forkserver_preload(PRELOADED)
     process = context.Process(target=run, args=(settings,))
     process.start()
     server = MicroServer(process, settings.port)
