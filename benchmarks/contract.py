@@ -1,23 +1,18 @@
-"""Does the service keep to its OpenAPI document: `python benchmarks/contract.py --cases 2000`.
+"""Does the service keep to its document: `python benchmarks/service.py contract --cases 2000`.
 
 schemathesis asks a running server on the micro model everything that the document allows, and much
 that it does not, alone and in chains of requests. What counts: answers with a status or a shape
 that the document does not have, and errors of the server.
 """
 
-import argparse
 import json
 import subprocess
 import sys
-import tempfile
-import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-import httpx
 
 # The document cannot say which sizes and schedulers the loaded model has, nor that a prompt must
 # show something: an answer of 422 to what its schemas allow is as it should be.
@@ -80,27 +75,3 @@ def _read(scenarios: Iterator[dict[str, Any]]) -> Examination:
                 failures[f"{recorder['label']}: {check['name']}"] += 1
     found.statuses, found.failures = dict(sorted(statuses.items())), dict(failures)
     return found
-
-
-def main() -> None:
-    """Print the figures as one JSON object; the exit code says whether the document is kept to."""
-    from micro_server import running
-
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--cases", type=int, default=2000, help="an operation")
-    parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args()
-    began = time.monotonic()
-    with tempfile.TemporaryDirectory() as folder:
-        state = Path(folder) / "state"
-        with running(Path(folder), state=state, job_limit=100_000, queue_size=64) as server:
-            found = examine(server.url, given.cases, given.seed, Path(folder))
-            assert httpx.get(f"{server.url}/readyz").status_code == 200
-    facts = {name: value for name, value in asdict(found).items() if name != "output"}
-    sys.stderr.write(found.output)
-    print(json.dumps(facts | {"seconds": round(time.monotonic() - began, 1)}))
-    raise SystemExit(bool(found.failures or found.server_errors or found.exit_code))
-
-
-if __name__ == "__main__":
-    main()

@@ -3,6 +3,7 @@
 docs/results/faults.md lists every fault that is injected, here and elsewhere.
 """
 
+import re
 import shutil
 import sqlite3
 import time
@@ -216,3 +217,12 @@ def test_clock_that_jumps_neither_expires_nor_stops_what_is_drawn(
     assert drawn.status_code == 200
     assert min(drawn.json()["timings_ms"].values()) >= 0
     assert counted(client, 't2i_jobs_total{status="succeeded"}') == 2
+
+
+def test_every_fault_of_the_table_has_its_test() -> None:
+    table = Path(__file__).parents[2] / "docs" / "results" / "faults.md"
+    named = set(re.findall(r"`(test_\w+)`", table.read_text(encoding="utf-8")))
+    sources = (path.read_text(encoding="utf-8") for path in Path(__file__).parent.glob("test_*.py"))
+    written = {name for source in sources for name in re.findall(r"^def (test_\w+)", source, re.M)}
+    assert len(named) >= 25
+    assert named - written == set()
