@@ -17,6 +17,7 @@ from server.control import Control
 from server.errors import Problem, answer_crash, answer_http_error, answer_problem
 from server.keys import Key, Keys
 from server.middleware import Guard, RequestContext
+from server.protocol import PatientProtocol
 from server.routes import admin, health
 from server.service import Service
 from server.settings import Settings
@@ -71,7 +72,9 @@ class AdminPort:
 
     def start(self, app: FastAPI) -> None:
         """Answer with `app` from now on."""
-        config = uvicorn.Config(app, log_config=None, lifespan="off", server_header=False)
+        config = uvicorn.Config(
+            app, http=PatientProtocol, log_config=None, lifespan="off", server_header=False
+        )
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(
             target=self._server.run, kwargs={"sockets": [self._socket]}, name="admin", daemon=True

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import sqlite3
 from collections.abc import AsyncIterator
 from functools import partial
 
@@ -15,6 +16,7 @@ from server.errors import (
     Problem,
     answer_crash,
     answer_http_error,
+    answer_no_storage,
     answer_nobody,
     answer_problem,
 )
@@ -22,6 +24,7 @@ from server.jobs import Jobs
 from server.keys import Keys
 from server.metrics import Metrics
 from server.middleware import Guard, RequestContext
+from server.openapi import describe
 from server.picture_check import PictureCheck
 from server.process import RemoteDevice
 from server.routes import capabilities, generate, health, images, jobs, openai
@@ -63,6 +66,7 @@ def create_app(settings: Settings, pipeline: RapidDiffusionPipeline | RemoteDevi
             Problem: answer_problem,
             HTTPException: answer_http_error,
             ClientDisconnect: answer_nobody,
+            sqlite3.Error: answer_no_storage,
             Exception: answer_crash,
         },
     )
@@ -76,6 +80,7 @@ def create_app(settings: Settings, pipeline: RapidDiffusionPipeline | RemoteDevi
     app.state.service = Service(settings, device, worker, metrics, kept, keys, words, webhooks)
     for room in (generate, openai, images, jobs, health, capabilities):
         app.include_router(room.router)
+    app.openapi = lambda: describe(app)  # type: ignore[method-assign]  # as FastAPI's own page says
     app.add_middleware(Guard, settings=settings, keys=keys)
     app.add_middleware(RequestContext, metrics=metrics)  # the last one added is the outermost
     return app

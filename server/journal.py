@@ -93,7 +93,7 @@ class Journal:
     """The journal at `path`; a damaged file is set aside by name and a new one is begun.
 
     `set_aside` is the new name of what was damaged, or None. Raises `InvalidRequestError` for a
-    journal of a later version, `sqlite3.Error` where the disk refuses.
+    journal of a later version, and where the disk refuses it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -102,8 +102,10 @@ class Journal:
         self._lock = threading.Lock()
         try:
             self._database = _open(path)
-        except sqlite3.OperationalError:
-            raise  # locked, unreadable, no room: the file is not to blame
+        except sqlite3.OperationalError as error:  # locked, unreadable, no room: not the file
+            raise InvalidRequestError(
+                "state", f"{path}: {error}; give a folder on a disk that can be written"
+            ) from error
         except sqlite3.DatabaseError as error:
             self.set_aside = _set_aside(path)
             logger.error("%s is damaged (%s); set aside as %s", path, error, self.set_aside)

@@ -19,6 +19,7 @@ from server.app import create_app
 from server.control import Control
 from server.device_main import LoadPipeline
 from server.process import Patience, RemoteDevice
+from server.protocol import PatientProtocol
 from server.service import Service
 from server.settings import Settings
 
@@ -49,6 +50,7 @@ def _config(app: FastAPI, settings: Settings) -> uvicorn.Config:
     """Making it sets up the logging too."""
     return uvicorn.Config(
         app,
+        http=PatientProtocol,
         host=settings.host,
         port=settings.port,
         log_config=log_config(),

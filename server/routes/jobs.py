@@ -48,7 +48,7 @@ async def create(request: Request) -> Response:
     return JSONResponse(job_view(jobs, record), 202, headers)
 
 
-@router.get("/v1/jobs", responses=problems(401, 403, 404, 422, 500))
+@router.get("/v1/jobs", responses=problems(401, 403, 404, 410, 422, 500, 503))
 async def recent(request: Request) -> Response:
     """The latest jobs, newest first; `after` is the id of the last one of the page before."""
     _, jobs = _parts(request)
@@ -60,7 +60,7 @@ async def recent(request: Request) -> Response:
     return JSONResponse({"object": "list", "data": data, "has_more": len(found) > limit})
 
 
-@router.get("/v1/jobs/{job_id}", responses=problems(401, 403, 404, 410, 422, 500))
+@router.get("/v1/jobs/{job_id}", responses=problems(401, 403, 404, 410, 422, 500, 503))
 async def read(request: Request, job_id: str) -> Response:
     """One job; with `wait`, the answer comes when it is over or after so many seconds."""
     service, jobs = _parts(request)
@@ -73,7 +73,7 @@ async def read(request: Request, job_id: str) -> Response:
     return JSONResponse(job_view(jobs, record))
 
 
-@router.post("/v1/jobs/{job_id}/cancel", responses=problems(401, 403, 404, 409, 410, 500))
+@router.post("/v1/jobs/{job_id}/cancel", responses=problems(401, 403, 404, 409, 410, 500, 503))
 async def cancel(request: Request, job_id: str) -> Response:
     """End a job; answered when it has ended."""
     _, jobs = _parts(request)
@@ -86,7 +86,7 @@ async def cancel(request: Request, job_id: str) -> Response:
     response_class=StreamingResponse,
     responses={
         200: {"content": {"text/event-stream": {}}},
-        **problems(401, 403, 404, 410, 422, 500),
+        **problems(401, 403, 404, 410, 422, 500, 503),
     },
 )
 async def events(request: Request, job_id: str) -> Response:
@@ -104,7 +104,7 @@ async def events(request: Request, job_id: str) -> Response:
 @router.get(
     "/v1/jobs/{job_id}/images/{index}",
     response_class=FileResponse,
-    responses={200: {"content": {"image/*": {}}}, **problems(401, 403, 404, 410, 422, 500)},
+    responses={200: {"content": {"image/*": {}}}, **problems(401, 403, 404, 410, 422, 500, 503)},
 )
 async def image(request: Request, job_id: str, index: str) -> Response:
     """One picture of a job that succeeded."""

@@ -1,6 +1,8 @@
 """Real servers on real sockets: uvicorn in a thread, the micro model behind it."""
 
 import contextlib
+import importlib.util
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +15,7 @@ import uvicorn
 
 from rapid_diffusion import RapidDiffusionPipeline
 from server.app import create_app
+from server.protocol import PatientProtocol
 from server.settings import Settings
 
 
@@ -57,6 +60,26 @@ class Gate:
         return result
 
 
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.fixture
+def benchmark_script(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
+    """`benchmark_script("soak")` imports `benchmarks/soak.py`, as if it were run from there."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+
+    def load(name: str) -> Any:
+        spec = importlib.util.spec_from_file_location(name, BENCHMARKS / f"{name}.py")
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        monkeypatch.setitem(sys.modules, name, module)
+        spec.loader.exec_module(module)
+        return module
+
+    return load
+
+
 @pytest.fixture(scope="session", name="serving")
 def serving_fixture() -> Callable[..., Any]:
     """`with serving(settings, pipeline) as client:`, for tests that start several servers."""
@@ -79,7 +102,7 @@ def serving_app_fixture() -> Callable[..., Any]:
 @contextlib.contextmanager
 def serving_app(app: Any) -> Iterator[httpx.Client]:
     """As `serving`, for an application that was put together before."""
-    config = uvicorn.Config(app, port=0, log_config=None)
+    config = uvicorn.Config(app, http=PatientProtocol, port=0, log_config=None)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()
