@@ -64,9 +64,11 @@ class Service:
 
     def check_label(self, request: Request, asked: GenerationRequest) -> None:
         """Let a request go without the explicit label, and log it; `Problem` label_required."""
-        owner = owner_of(request)
+        owner, request_id = owner_of(request), request.state.request_id
         if check_unlabelled(asked, self.settings, self.keys, owner):
-            logger.info("request %s of %r: no explicit label", request.state.request_id, owner)
+            if self.jobs is not None:
+                self.jobs.label_log.note(owner, request_id)
+            logger.info("request %s of %r: no explicit label", request_id, owner)
 
     def addresses(self, request: Request, asked: GenerationRequest) -> Addresses | None:
         """Where the pictures are kept that are asked for by address; else None.
