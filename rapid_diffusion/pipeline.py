@@ -148,10 +148,9 @@ class RapidDiffusionPipeline(ModelFacts, TakesAdapters):
         drawn (from `generator`, if given) and returned. `height`, `width`: of the drawing, before
         `upscale`. `knowledge`: link prompts to the graph, do not, or use these entities. `adapter`:
         one of `adapters`, for this call, `adapter_scale` (0 to 2; default 1) times.
-        `num_candidates`: draw so many for each picture, with seeds made from its own; `score`
-        chooses. `callback_on_step_end(step, steps, latents)` may raise to stop (a batch is 8).
-
-        Raises `InvalidRequestError` naming the parameter, `NumericalError` for a NaN.
+        `num_candidates`: draw so many a picture, with seeds made from its own; `score` chooses.
+        `callback_on_step_end(step, steps, latents)` may raise to stop (a batch is 8). Raises
+        `InvalidRequestError` naming the parameter, `NumericalError` for a NaN.
         """
         check_choice("output_type", output_type, OUTPUT_TYPES)
         candidates = check_candidates(num_candidates, self.most_candidates, self.name)
@@ -180,7 +179,7 @@ class RapidDiffusionPipeline(ModelFacts, TakesAdapters):
             timings=timings,
             truncated=drawn.truncated[first],
             candidates=drawn.candidates,
-            knowledge=None if self.graph is None else self.graph.version,
+            knowledge=self.graph_version,
         )
 
     def request(

@@ -3,6 +3,7 @@
 `LocalDevice` and `server.process.RemoteDevice` look the same to the worker.
 """
 
+import time
 from collections.abc import Callable, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -197,7 +198,9 @@ def draw(
         if image.min() == image.max():
             raise NumericalError("the picture is one flat colour, which no prompt asks for")
     if check is not None:
+        began = time.perf_counter()
         check.check(result.images)
+        result.timings["check"] = time.perf_counter() - began
     return result
 
 

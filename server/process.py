@@ -104,10 +104,12 @@ class RemoteDevice:
 
     def reload(self, path: str | None) -> GraphInUse:
         """As `Device` says. Raises `WorkerLostError` where there is no process to do it."""
+        if self._child is None:  # at once: the lock is held while the next one is started
+            raise WorkerLostError("there is no worker process")
         with self._changing:
             child = self._child
             if child is None:
-                raise WorkerLostError("there is no worker process")
+                raise WorkerLostError("the worker process was lost")
             kind, content = child.reload(path).inbox.get()
             if kind == "lost":
                 raise WorkerLostError("the worker process was lost while it read the graph")

@@ -1,10 +1,12 @@
 """The operators' port: the graph is exchanged under load, a drain is told, a token is asked for."""
 
 import contextlib
+import gc
 import hashlib
 import os
 import signal
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -24,6 +26,7 @@ from rapid_diffusion.testing import ALIASES, TRIPLES, build_micro_graph
 from server.admin import AdminPort, create_admin_app
 from server.app import create_app
 from server.control import Control
+from server.device import LocalDevice, WorkerLostError, WorkRequest
 from server.device_main import LoadPipeline
 from server.errors import Problem
 from server.main import _hearing_hang_ups
@@ -143,6 +146,24 @@ def test_pipeline_with_another_graph_leaves_the_first_as_it_was(
     assert (before.images == again.images).all()
     assert not (before.images == changed.images).all()
     assert changed.knowledge == GraphStore(tmp_path / "graph").graph.version != before.knowledge
+
+
+def test_graph_that_nobody_uses_any_more_is_let_go(store: Path, micro_model_folder: Path) -> None:
+    pipeline = RapidDiffusionPipeline.from_pretrained(micro_model_folder, knowledge=store)
+    device = LocalDevice(pipeline)
+    seen = []
+    for _ in range(3):
+        device.reload(str(store))
+        device.draw(WorkRequest("id", "老虎", {"seed": 1}), lambda *_: None)
+        seen.append(weakref.ref(device._pipeline.graph))
+    gc.collect()
+    assert [graph() is None for graph in seen] == [True, True, False]
+
+
+def test_exchange_is_refused_at_once_while_there_is_no_worker() -> None:
+    device = RemoteDevice(LoadPipeline("nothing", "cpu", 1), Patience())
+    with device._changing, pytest.raises(WorkerLostError):
+        device.reload(None)
 
 
 def test_twenty_exchanges_under_load_fail_nobody(operated: Any, store: Path) -> None:
