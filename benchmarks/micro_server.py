@@ -101,7 +101,7 @@ def running(folder: Path, turns: Path | None = None, **settings: Any) -> Iterato
     model = folder / "micro"
     if not model.exists():
         build_micro_model(model)
-    defaults = {"model": str(model), "port": free_port(), "threads": THREADS}
+    defaults: dict[str, Any] = {"model": str(model), "port": free_port(), "threads": THREADS}
     server = start(Settings(**defaults | settings), turns)
     try:
         yield server

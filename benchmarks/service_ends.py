@@ -50,7 +50,8 @@ def deaths(folder: Path, times: int) -> dict[str, Any]:
     settings = Settings(
         model=str(model), port=free_port(), threads=THREADS, silence_seconds=3.0, hang_seconds=120
     )
-    server, told = start(settings), {"SIGKILL": [], "SIGSTOP": []}
+    server = start(settings)
+    told: dict[str, list[float]] = {"SIGKILL": [], "SIGSTOP": []}
     back: dict[str, list[float]] = {"SIGKILL": [], "SIGSTOP": []}
     try:
         for number in range(2 * times):

@@ -76,7 +76,7 @@ class Soak:
         """A job from its acceptance to its file."""
         body = self.chance.choice(BODIES)
         accepted = (await self.post("/v1/jobs", body, 202)).json()
-        job = {"status": "queued"}
+        job: dict[str, Any] = {"status": "queued"}
         while job["status"] in ("queued", "running"):
             job = (await self.get(f"/v1/jobs/{accepted['id']}?wait=30", 200)).json()
         if job["status"] != "succeeded":

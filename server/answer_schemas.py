@@ -3,6 +3,7 @@
 Objects stay open: a client must not fall over a field that a later version adds.
 """
 
+from collections.abc import Iterable
 from typing import Any, Literal
 
 from pydantic import BaseModel, Field
@@ -13,12 +14,16 @@ from server.messages import KINDS
 _SHA256 = Field(pattern=r"^[0-9a-f]{64}$")
 
 
+def _one_of(words: Iterable[str]) -> dict[str, Any]:
+    return {"enum": sorted(words)}
+
+
 class ErrorObject(BaseModel):
     """OpenAI's object for one problem."""
 
     message: str
     type: Literal["invalid_request_error", "server_error"]
-    code: str = Field(json_schema_extra={"enum": sorted(KINDS)})
+    code: str = Field(json_schema_extra=_one_of(KINDS))
     param: str | None
 
 
@@ -104,7 +109,7 @@ class JobAnswer(BaseModel):
 
     id: str = Field(pattern=r"^job_[0-9a-f]{32}$")
     object: Literal["job"]
-    status: str = Field(json_schema_extra={"enum": list(STATUSES)})
+    status: str = Field(json_schema_extra=_one_of(STATUSES))
     created: float
     started: float | None
     finished: float | None

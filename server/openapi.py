@@ -77,7 +77,8 @@ def describe(app: FastAPI) -> dict[str, Any]:
 
 def _complete(document: dict[str, Any]) -> dict[str, Any]:
     components = document.setdefault("components", {})
-    schemas = components["schemas"] = {}  # FastAPI's own are of errors that we never send
+    schemas: dict[str, Any] = {}  # FastAPI's own are of errors that we never send
+    components["schemas"] = schemas
     components["responses"] = {str(status): _problem(status) for status in _statuses()}
     _take(answers.ProblemAnswer, schemas)
     for path, operations in document["paths"].items():

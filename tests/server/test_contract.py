@@ -11,7 +11,7 @@ from server.settings import Settings
 
 # Chains of requests, after some 70 cases an operation at the edges of its schemas: the limit of
 # CI's time. The long form draws 2,000 an operation at random as well.
-CASES = 10
+CASES = 5
 
 
 @pytest.fixture(scope="module")
