@@ -35,7 +35,7 @@ RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
 
 FROM base-${TARGET} AS service
 RUN useradd --uid 10001 --user-group --create-home --shell /usr/sbin/nologin rapid \
-    && install --directory --owner rapid --group rapid /models /artifacts
+    && install --directory --owner rapid --group rapid /models /artifacts /state
 COPY --from=build /opt/rapid-diffusion /opt/rapid-diffusion
 COPY LICENSE NOTICE /opt/rapid-diffusion/
 ENV PATH=/opt/rapid-diffusion/bin:$PATH \

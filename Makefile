@@ -10,11 +10,12 @@ CHECKED := rapid_diffusion server knowledge tests benchmarks recipes examples
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test clean distclean
+.PHONY: help install demo test soak clean distclean
 
 help:
 	@echo "make demo       install into $(ENV), draw pictures from Chinese prompts into out/"
 	@echo "make test       install into $(ENV), run ruff, mypy and pytest"
+	@echo "make soak       the long forms of the service's tests: an hour of everything at once, and more"
 	@echo "make install    install into $(ENV) only"
 	@echo "make clean      remove out/, build products and caches; keep $(ENV)"
 	@echo "make distclean  the same, and $(ENV)"
@@ -41,6 +42,12 @@ test: $(READY)
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 	OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses=$(PROCESSES) --dist=loadfile
+
+# Each writes its figures into docs/results/service.json; all of them are tried before one fails.
+soak: $(READY)
+	@mkdir -p out; status=0; for form in "soak --minutes 60" "contract --cases 2000" "interleavings" "load" \
+	  "overload" "overhead" "deaths" "shutdowns" "kills --kills 200 --jobs 100"; do \
+	  $(PY) benchmarks/service.py $$form --keep 2>>out/soak.log || status=1; done; exit $$status
 
 clean:
 	rm -rf out build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

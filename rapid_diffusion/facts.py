@@ -47,6 +47,11 @@ class ModelFacts:
         """The knowledge graph that prompts are linked to."""
         return self.model.graph
 
+    @property
+    def graph_version(self) -> str | None:
+        """The name of that graph's version; None without a graph."""
+        return None if self.graph is None else self.graph.version
+
     @cached_property
     def digest(self) -> str:
         """`sha256:…` of the model folder; empty for a pipeline that was never on disk."""
@@ -64,7 +69,7 @@ class ModelFacts:
         return {
             "model": self.name,
             "digest": self.digest,
-            "knowledge": None if self.graph is None else self.graph.version,
+            "knowledge": self.graph_version,
             "engine": ", ".join(
                 [
                     packages,

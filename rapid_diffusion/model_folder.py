@@ -11,6 +11,8 @@ from torch import Tensor
 
 from knowledge.errors import KnowledgeError
 from knowledge.graph import KnowledgeGraph
+from knowledge.store import warm_up
+from knowledge.versions import CURRENT
 from rapid_diffusion.artifacts.bare import BareNetwork
 from rapid_diffusion.autoencoder import Autoencoder, load_autoencoder
 from rapid_diffusion.checkpoints.folder import (
@@ -253,6 +255,26 @@ def _open_graph(
             knowledge = KnowledgeGraph.open(path)
         except KnowledgeError as error:
             raise CheckpointError(path, str(error)) from error
+    return _check_dimension(knowledge, dimension)
+
+
+def exchanged_graph(model: Model, graph: KnowledgeGraph | str | Path | None) -> KnowledgeGraph:
+    """See `RapidDiffusionPipeline.with_knowledge`."""
+    if graph is None:
+        if model.graph is None:
+            raise CheckpointError("knowledge", "this model has no graph; name the folder of one")
+        version = model.graph.path
+        graph = version.parent if (version.parent / CURRENT).is_file() else version
+    if not isinstance(graph, KnowledgeGraph):
+        try:
+            graph = KnowledgeGraph.open(graph, verify="full")
+            warm_up(graph.path)
+        except (KnowledgeError, OSError) as error:
+            raise CheckpointError(str(graph), str(error)) from error
+    return _check_dimension(graph, model.text_config.entity_dimension)
+
+
+def _check_dimension(knowledge: KnowledgeGraph, dimension: int) -> KnowledgeGraph:
     if knowledge.dimension not in (0, dimension):
         raise CheckpointError(
             knowledge.path,

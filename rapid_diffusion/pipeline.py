@@ -1,6 +1,8 @@
 """RapidDiffusionPipeline: the one place where the stations meet."""
 
+import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -25,7 +27,14 @@ from rapid_diffusion.drawing import Images, draw, score, timed
 from rapid_diffusion.errors import ArtifactError, InvalidRequestError, NumericalError
 from rapid_diffusion.facts import ModelFacts
 from rapid_diffusion.images.convert import model_to_unit, pixels_to_pillow
-from rapid_diffusion.model_folder import Model, Storage, find_model, load_model, save_model
+from rapid_diffusion.model_folder import (
+    Model,
+    Storage,
+    exchanged_graph,
+    find_model,
+    load_model,
+    save_model,
+)
 from rapid_diffusion.precision import checked_device, checked_dtype, fast_dtype
 from rapid_diffusion.rendering import GenerationResult, render_rows
 from rapid_diffusion.request import Offer, Request, check_choice, complete_request
@@ -126,6 +135,17 @@ class RapidDiffusionPipeline(ModelFacts, TakesAdapters):
         self.engine = Engine(self.model.denoiser, default if rows is None else rows)
         return self
 
+    def with_knowledge(self, graph: KnowledgeGraph | str | Path | None = None) -> Self:
+        """The same networks, adapters and engine with another graph; this pipeline keeps its own.
+
+        So a graph is exchanged while others draw. None: what `CURRENT` beside its own graph names
+        now. All bytes of a graph that is opened here are checked, and read into the page cache.
+        Raises `CheckpointError` where it is missing, damaged or its vectors do not fit.
+        """
+        other = copy.copy(self)
+        other.model = replace(self.model, graph=exchanged_graph(self.model, graph))
+        return other
+
     def __call__(  # noqa: PLR0913 - the parameters of `diffusers` pipelines, all by keyword
         self,
         prompt: str | Sequence[str],
@@ -153,10 +173,9 @@ class RapidDiffusionPipeline(ModelFacts, TakesAdapters):
         drawn (from `generator`, if given) and returned. `height`, `width`: of the drawing, before
         `upscale`. `knowledge`: link prompts to the graph, do not, or use these entities. `adapter`:
         one of `adapters`, for this call, `adapter_scale` (0 to 2; default 1) times.
-        `num_candidates`: draw so many for each picture, with seeds made from its own; `score`
-        chooses. `callback_on_step_end(step, steps, latents)` may raise to stop (a batch is 8).
-
-        Raises `InvalidRequestError` naming the parameter, `NumericalError` for a NaN.
+        `num_candidates`: draw so many a picture, with seeds made from its own; `score` chooses.
+        `callback_on_step_end(step, steps, latents)` may raise to stop (a batch is 8). Raises
+        `InvalidRequestError` naming the parameter, `NumericalError` for a NaN.
         """
         check_choice("output_type", output_type, OUTPUT_TYPES)
         candidates = check_candidates(num_candidates, self.most_candidates, self.name)
@@ -186,6 +205,7 @@ class RapidDiffusionPipeline(ModelFacts, TakesAdapters):
             truncated=drawn.truncated[first],
             candidates=drawn.candidates,
             unknown=drawn.unknown[first],
+            knowledge=self.graph_version,
         )
 
     def request(

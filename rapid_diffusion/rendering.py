@@ -29,7 +29,8 @@ class GenerationResult:
     character that did not fit, or None; candidates: for num_candidates > 1 what each picture was
     chosen from (`seeds` are the chosen ones, so they and `parameters` draw the pictures again);
     unknown: for each prompt the characters (of other scripts, words) that mean nothing to the
-    model: not in its vocabulary, and no entity stands for them.
+    model: not in its vocabulary, and no entity stands for them; knowledge: the version of the
+    graph, None without one.
     """
 
     images: Any
@@ -40,6 +41,7 @@ class GenerationResult:
     truncated: list[int | None]
     candidates: list[Candidates] = field(default_factory=list)
     unknown: list[list[str]] = field(default_factory=list)
+    knowledge: str | None = None
 
 
 def render_rows(

@@ -1,6 +1,6 @@
 """What the loaded model can do, read once: plain data, so that routes never touch the pipeline."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any, Literal
@@ -44,6 +44,10 @@ class Capabilities:
         """The graph's version; None without a graph."""
         version: str | None = self.origin["knowledge"]
         return version
+
+    def with_knowledge(self, version: str | None) -> "Capabilities":
+        """The same model with this version of a graph: what a picture that had it is told from."""
+        return replace(self, origin=self.origin | {"knowledge": version})
 
     @property
     def rows(self) -> int | Literal["fit"] | None:

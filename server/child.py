@@ -63,10 +63,13 @@ class Pulse:
 
 @dataclass(eq=False)
 class Order:
-    """One request that is being drawn; messages on it come into `inbox`: (kind, content)."""
+    """One thing that is being done; messages on it come into `inbox`: (kind, content).
+
+    `content` is the request that is drawn, or the path of the graph that is wanted.
+    """
 
     number: int
-    request: WorkRequest
+    content: WorkRequest | str | None
     inbox: "queue.SimpleQueue[tuple[str, Any]]" = field(default_factory=queue.SimpleQueue)
 
 
@@ -82,6 +85,7 @@ class Child:
     beats: Connection
     capabilities: Capabilities
     measured: list[Measured]
+    graph: str | None  # the folder of the version that it linked to when it was ready
     pulse: Pulse = field(default_factory=Pulse)
     lost: bool = False
 
@@ -95,13 +99,20 @@ class Child:
 
     def send(self, request: WorkRequest) -> Order:
         """Have a request drawn. Raises `WorkerLostError`."""
+        return self._send("draw", request)
+
+    def reload(self, path: str | None) -> Order:
+        """Have the graph exchanged. Raises `WorkerLostError`."""
+        return self._send("reload", path)
+
+    def _send(self, kind: str, content: WorkRequest | str | None) -> Order:
         with self._sending:  # so that a cancel comes after its order
-            order = Order(next(self._numbers), request)
+            order = Order(next(self._numbers), content)
             self._orders[order.number] = order
             try:
                 if self.lost:
                     raise OSError("lost before")
-                self.pipe.send(("draw", order.number, request))
+                self.pipe.send((kind, order.number, content))
             except OSError as error:
                 self.lost = True
                 del self._orders[order.number]
@@ -112,7 +123,7 @@ class Child:
         """Stop drawing this very request; harmless where it is not drawn."""
         with self._sending, contextlib.suppress(OSError):
             for order in list(self._orders.values()):
-                if order.request is request:
+                if order.content is request:
                     self.pipe.send(("cancel", order.number, None))
 
     def end(self) -> None:

@@ -3,6 +3,7 @@
 `LocalDevice` and `server.process.RemoteDevice` look the same to the worker.
 """
 
+import time
 from collections.abc import Callable, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -20,6 +21,7 @@ from rapid_diffusion.errors import NumericalError
 from rapid_diffusion.images.convert import Pixels, unit_to_pixels
 from server.admission import Measured
 from server.capabilities import Capabilities, read_capabilities
+from server.picture_check import PictureCheck, PictureRefusedError
 
 
 @dataclass(frozen=True)
@@ -53,13 +55,23 @@ class WorkRequest:
     deadline_seconds: float | None = None  # refused where the work before it takes longer
 
 
+@dataclass(frozen=True)
+class GraphInUse:
+    """A graph that requests are linked to: its version's name and folder."""
+
+    version: str
+    path: str
+
+
 class Device(Protocol):
     """Draws up to `capabilities.concurrency` requests at a time, for as many threads.
 
-    `on_change` is called when readiness may have changed.
+    `on_change` is called when readiness may have changed, `on_refused` when a picture was drawn
+    that is not to be delivered.
     """
 
     on_change: Callable[[], None]
+    on_refused: Callable[[], object]
 
     @property
     def measured(self) -> Sequence[Measured]:
@@ -83,6 +95,13 @@ class Device(Protocol):
     def cancel(self, request: WorkRequest) -> None:
         """Stop drawing this very request, at the next step; harmless where it is not drawn."""
 
+    def reload(self, path: str | None) -> GraphInUse:
+        """Exchange the graph for the one at `path`, or for what stands where its own came from.
+
+        Requests in flight keep theirs. Blocks until requests are linked to the new one. Raises
+        `CheckpointError` where it cannot be used; the old one stays.
+        """
+
     def close(self) -> None:
         """End it; the last call."""
 
@@ -93,11 +112,12 @@ class LocalDevice:
     is_ready = True
     measured: Sequence[Measured] = ()
 
-    def __init__(self, pipeline: RapidDiffusionPipeline) -> None:
-        self._pipeline = pipeline
+    def __init__(self, pipeline: RapidDiffusionPipeline, check: PictureCheck | None = None) -> None:
+        self._pipeline, self._check = pipeline, check
         self._drawn: dict[int, Cancellation] = {}  # by identity: requests may be equal
         self.capabilities = read_capabilities(pipeline)
         self.on_change: Callable[[], None] = _nothing
+        self.on_refused: Callable[[], object] = _nothing
 
     def draw(self, request: WorkRequest, after_step: AfterStep) -> GenerationResult:
         """As `Device` says."""
@@ -105,7 +125,10 @@ class LocalDevice:
         try:
             after_step(0, 0)
             with cancellation.watching():
-                return draw(self._pipeline, request, after_step)
+                return draw(self._pipeline, request, after_step, self._check)
+        except PictureRefusedError:
+            self.on_refused()
+            raise
         finally:
             del self._drawn[id(request)]
 
@@ -114,14 +137,35 @@ class LocalDevice:
         if (cancellation := self._drawn.get(id(request))) is not None:
             cancellation.cancel()
 
+    def reload(self, path: str | None) -> GraphInUse:
+        """As `Device` says."""
+        self._pipeline, graph = exchange_graph(self._pipeline, path)
+        self.capabilities = self.capabilities.with_knowledge(graph.version)
+        return graph
+
     def close(self) -> None:
         """Nothing to end."""
 
 
+def exchange_graph(
+    pipeline: RapidDiffusionPipeline, path: str | None
+) -> tuple[RapidDiffusionPipeline, GraphInUse]:
+    """A pipeline with another graph, and which one it is."""
+    other = pipeline.with_knowledge(path)
+    assert other.graph is not None, "it was given one"
+    return other, GraphInUse(other.graph.version, str(other.graph.path))
+
+
 def draw(
-    pipeline: RapidDiffusionPipeline, request: WorkRequest, after_step: AfterStep
+    pipeline: RapidDiffusionPipeline,
+    request: WorkRequest,
+    after_step: AfterStep,
+    check: PictureCheck | None = None,
 ) -> GenerationResult:
     """Call the pipeline; raises what it raises, `NumericalError` for a picture of one colour.
+
+    Raises `PictureRefusedError` where the check refuses one of the pictures; a preview that it
+    refuses is left out, for what is not sharp yet says nothing of the picture.
 
     Pictures of a request may go one after the other: a step is done when all of them have done it.
     """
@@ -138,6 +182,7 @@ def draw(
             p
             for e in estimates.take()
             for p in _preview(pipeline, e.latents, e.place, shown_after.index(e.step))
+            if check is None or check.passes(p.pixels[None])
         ]
         after_step(min(steps, max(1, moved // pictures)), steps, made)
 
@@ -152,6 +197,10 @@ def draw(
     for image in result.images:
         if image.min() == image.max():
             raise NumericalError("the picture is one flat colour, which no prompt asks for")
+    if check is not None:
+        began = time.perf_counter()
+        check.check(result.images)
+        result.timings["check"] = time.perf_counter() - began
     return result
 
 

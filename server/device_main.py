@@ -9,25 +9,32 @@ import os
 import queue
 import signal
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from rapid_diffusion import Cancellation, RapidDiffusionPipeline
 from rapid_diffusion.errors import CanceledError
 from server.admission import Measured
 from server.capabilities import read_capabilities
-from server.device import Preview, WorkRequest, draw
+from server.device import Preview, WorkRequest, draw, exchange_graph
+from server.picture_check import PictureCheck, PictureRefusedError
 from server.wire import pack_error
 
 BEAT_SECONDS = 0.25
 _SENTENCE = "一个苹果"
-Loader = Callable[[], RapidDiffusionPipeline]
 #: The orders in hand: for each how often it has got on, and whether all its steps are done.
 Beat = dict[int, tuple[int, bool]]
 
 logger = logging.getLogger(__name__)
+
+
+class Loader(Protocol):
+    """Opens a pipeline; `graph` is given where one took the place of the first one since."""
+
+    def __call__(self, *, graph: str | None = None) -> RapidDiffusionPipeline:
+        """Raises `CheckpointError` where something cannot be loaded."""
 
 
 @dataclass(frozen=True)
@@ -40,15 +47,19 @@ class LoadPipeline:
     adapters: tuple[tuple[str, str], ...] = ()  # name, folder
     rows: int | Literal["fit"] | None = None  # as `share_engine` takes them
     artifacts: str | None = None  # as `from_pretrained` takes them
+    graph: str | None = None  # None: the model's own
 
-    def __call__(self) -> RapidDiffusionPipeline:
-        """Raises `CheckpointError` where the model or an adapter cannot be loaded."""
+    def __call__(self, *, graph: str | None = None) -> RapidDiffusionPipeline:
+        """Raises `CheckpointError` where the model, its graph or an adapter cannot be loaded."""
         import torch
 
         if self.threads is not None:
             torch.set_num_threads(self.threads)
         pipeline = RapidDiffusionPipeline.from_pretrained(
-            self.model, device=self.device, artifacts=self.artifacts
+            self.model,
+            device=self.device,
+            knowledge=self.graph if graph is None else graph,
+            artifacts=self.artifacts,
         )
         for name, path in self.adapters:
             pipeline.load_adapter(path, name)
@@ -67,10 +78,13 @@ class _Order:
 
 
 class _Hands:
-    """What the threads share: the pipe, the orders that wait, and those in hand by number."""
+    """What the threads share: the pipeline, the pipe, and the orders that wait or are in hand."""
 
     def __init__(self, pipe: Connection) -> None:
         self.pipe = pipe
+        self.pipeline: RapidDiffusionPipeline  # once it is loaded
+        self.check: PictureCheck | None = None
+        self._reloading = threading.Lock()
         self.waiting: queue.SimpleQueue[_Order] = queue.SimpleQueue()
         self.in_hand: dict[int, _Order] = {}
         self._sending = threading.Lock()
@@ -90,32 +104,57 @@ class _Hands:
         if (order := self.in_hand.get(number)) is not None:
             order.cancellation.cancel()
 
+    def reload(self, number: int, path: str | None) -> None:
+        """Exchange the graph; what is being drawn keeps the pipeline that it began with."""
+        try:
+            with self._reloading:
+                self.pipeline, graph = exchange_graph(self.pipeline, path)
+        except Exception as error:  # noqa: BLE001  a worker's edge: the server tells it
+            self.send(number, "failed", pack_error(error))
+        else:
+            self.send(number, "done", graph)
+
     def beat(self) -> Beat:
         """How everything in hand gets on."""
         return {order.number: (order.moves, order.at_end) for order in list(self.in_hand.values())}
 
 
-def serve_device(orders: Connection, beats: Connection, load: Loader) -> None:
-    """The process: until it is killed or the other end is gone."""
-    # Both go to the whole group or tree; the server drains and then kills this process.
-    for ignored in (signal.SIGINT, signal.SIGTERM):
+def serve_device(
+    orders: Connection,
+    beats: Connection,
+    load: Loader,
+    graph: str | None = None,
+    threshold: float | None = None,
+) -> None:
+    """The process: until it is killed or the other end is gone.
+
+    `graph` is given where one took the place of the first one, `threshold` where pictures are
+    checked.
+    """
+    # They go to the whole group or tree; the server drains and then kills this process.
+    for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(ignored, signal.SIG_IGN)
     hands = _Hands(orders)
     # From the first moment, so that a process whose server was killed does not stay behind.
     threading.Thread(target=_read, args=(orders, hands), daemon=True).start()
     try:
-        pipeline = load()
+        hands.check = None if threshold is None else PictureCheck.open(threshold)
+        hands.pipeline = pipeline = load() if graph is None else load(graph=graph)
         able = read_capabilities(pipeline)
-        orders.send(("ready", (able, _measure(pipeline))))
+        hands.send(0, "ready", (able, _measure(pipeline), _path_of_graph(pipeline)))
     except Exception as error:
         logger.error("the model could not be loaded", exc_info=error)
-        orders.send(("failed", pack_error(error)))
+        hands.send(0, "failed", pack_error(error))
         return
     threading.Thread(target=_beat, args=(beats, hands), daemon=True).start()
     # Threads that stay: each keeps its own pool of OpenMP threads.
     for _ in range(able.concurrency - 1):
-        threading.Thread(target=_draw, args=(pipeline, hands), daemon=True).start()
-    _draw(pipeline, hands)
+        threading.Thread(target=_draw, args=(hands,), daemon=True).start()
+    _draw(hands)
+
+
+def _path_of_graph(pipeline: RapidDiffusionPipeline) -> str | None:
+    return None if pipeline.graph is None else str(pipeline.graph.path)
 
 
 def _measure(pipeline: RapidDiffusionPipeline) -> list[Measured]:
@@ -126,21 +165,19 @@ def _measure(pipeline: RapidDiffusionPipeline) -> list[Measured]:
     return [Measured(arguments, drawn.timings)]
 
 
-def _draw(pipeline: RapidDiffusionPipeline, hands: _Hands) -> None:
+def _draw(hands: _Hands) -> None:
     """A thread that draws one order after the other."""
     try:
         while True:
             order = hands.waiting.get()
-            hands.send(order.number, *_answer(pipeline, order, hands))
+            hands.send(order.number, *_answer(order, hands))
             del hands.in_hand[order.number]
     except BaseException as error:  # the order would be in hand for ever
         logger.critical("a thread of the worker has died", exc_info=error)
         os._exit(1)
 
 
-def _answer(
-    pipeline: RapidDiffusionPipeline, order: _Order, hands: _Hands
-) -> tuple[Literal["done", "failed"], Any]:
+def _answer(order: _Order, hands: _Hands) -> tuple[Literal["done", "failed"], Any]:
     """The worker's edge: a result, or whatever the run raised, with its traceback in the log."""
 
     def after_step(step: int, steps: int, previews: Sequence[Preview] = ()) -> None:
@@ -151,9 +188,9 @@ def _answer(
         if order.cancellation.canceled:
             raise CanceledError("canceled before its first step")
         with order.cancellation.watching():
-            return "done", draw(pipeline, order.request, after_step)
+            return "done", draw(hands.pipeline, order.request, after_step, hands.check)
     except Exception as error:
-        if not isinstance(error, CanceledError):
+        if not isinstance(error, CanceledError | PictureRefusedError):
             logger.error("request %s failed", order.request.request_id, exc_info=error)
         return "failed", pack_error(error)
 
@@ -171,10 +208,12 @@ def _beat(beats: Connection, hands: _Hands) -> None:
 def _read(orders: Connection, hands: _Hands) -> None:
     while True:
         try:
-            kind, number, request = orders.recv()
+            kind, number, content = orders.recv()
         except (EOFError, OSError):  # the server is gone: nobody waits for what is being drawn
             os._exit(1)
         if kind == "cancel":
             hands.cancel(number)
+        elif kind == "reload":  # seconds, for a large graph: orders are read meanwhile
+            threading.Thread(target=hands.reload, args=(number, content), daemon=True).start()
         else:
-            hands.take(_Order(number, request))
+            hands.take(_Order(number, content))

@@ -61,7 +61,7 @@ async def draw_job(
         request=live.asked,
         result=last.result,
         delivery=Delivery(live.asked.output_format, False),
-        capabilities=able,
+        capabilities=able.with_knowledge(last.result.knowledge),
         producer=settings.content_producer,
         began=began,
         queue_seconds=last.queue_seconds,

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from rapid_diffusion.images.label import Position, draw_label, exif_with
+from rapid_diffusion.images.label import Position, draw_label, pillow_metadata, png_text
 from rapid_diffusion.images.png import encode_png
 from server.schemas import ImageFormat
 
@@ -57,7 +57,7 @@ def encode_image(
     if label is not None:
         pixels = draw_label(pixels, label)
     if image_format == "png":
-        content = encode_png(pixels, text=text)
+        content = encode_png(pixels, png_text(text))
     else:
         content = _encode_with_pillow(pixels, image_format, quality, text)
     height, width = pixels.shape[:2]
@@ -74,8 +74,7 @@ def _encode_with_pillow(
 ) -> bytes:
     file = io.BytesIO()
     # Colour at full size: halved, it bleeds over the sharp edges of drawings.
-    options = {"subsampling": 0} if image_format == "jpeg" else {}
-    Image.fromarray(pixels).save(
-        file, image_format.upper(), quality=quality, exif=exif_with(text), **options
-    )
+    options: dict[str, Any] = {"subsampling": 0} if image_format == "jpeg" else {}
+    options |= pillow_metadata(text)
+    Image.fromarray(pixels).save(file, image_format.upper(), quality=quality, **options)
     return file.getvalue()

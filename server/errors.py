@@ -5,6 +5,8 @@ in it is an internal error, of which the client learns the request's id and noth
 """
 
 import json
+import logging
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,11 +26,14 @@ from rapid_diffusion.errors import (
     OutputError,
     RapidDiffusionError,
 )
-from server.messages import KINDS, REASONS, Language
+from server.messages import KINDS
+from server.picture_check import PictureRefusedError
+from server.reasons import REASONS, Language
 
 PROBLEM_OF_ERROR: dict[type[Exception], str] = {
     RapidDiffusionError: "internal",
     InvalidRequestError: "invalid_parameter",
+    PictureRefusedError: "content_filtered",
     CheckpointError: "internal",
     ArtifactError: "internal",
     MissingDependencyError: "missing_dependency",
@@ -42,6 +47,8 @@ FIELD_OF_PARAMETER = {"knowledge": "entities", "generator": "seed"}  # the pipel
 _UNION_TAGS = {"word", "list"}
 _RECEIVED: dict[Language, str] = {"en": "; received ", "zh": "；收到 "}
 _MAX_ERRORS = 20  # a body of ten thousand wrong fields gets a short answer all the same
+
+logger = logging.getLogger(__name__)
 
 
 class Problem(Exception):  # noqa: N818  RFC 9457's own word
@@ -90,7 +97,7 @@ def problem_of_validation(error: ValidationError) -> Problem:
 
 
 def invalid(param: str, reason: str, received: Any, **context: Any) -> Problem:
-    """A parameter refused by our own check; `reason` is a key of `messages.REASONS`."""
+    """A parameter refused by our own check; `reason` is a key of `reasons.REASONS`."""
     error = {"type": reason, "input": received, "ctx": context, "msg": reason}
     return Problem(
         "invalid_parameter", param=param, values={"errors": [{"param": param, "error": error}]}
@@ -167,11 +174,21 @@ async def answer_http_error(request: Request, error: Exception) -> Response:
     """Starlette's own refusals (404, 405), told as problems."""
     assert isinstance(error, HTTPException)
     if error.status_code == 405:
-        values = {"received": request.method, "allowed": (error.headers or {}).get("Allow", "?")}
+        # Each of several routes of one path knows its own method only; the document knows all.
+        allowed = ", ".join(_methods_at(request.app.openapi(), request.url.path))
+        allowed = allowed or (error.headers or {}).get("Allow", "?")
+        values = {"received": request.method, "allowed": allowed}
         response = problem_response(request, Problem("method_not_allowed", values=values))
         response.headers["Allow"] = values["allowed"]
         return response
     return problem_response(request, Problem("not_found", values={"received": request.url.path}))
+
+
+async def answer_no_storage(request: Request, error: Exception) -> Response:
+    """The journal could not be read or written, whoever asked: the disk, or another's lock."""
+    logger.error("the journal does not answer", exc_info=error)
+    values = {"reason": "disk"}
+    return problem_response(request, Problem("storage_unavailable", values=values, retry_after=5.0))
 
 
 async def answer_nobody(request: Request, _error: Exception) -> Response:
@@ -184,6 +201,20 @@ async def answer_crash(request: Request, _error: Exception) -> Response:
     response = problem_response(request, Problem("internal"))
     response.headers["Connection"] = "close"  # uvicorn does, and the client had better know
     return response
+
+
+def _methods_at(document: dict[str, Any], path: str) -> list[str]:
+    """The methods that a path of the OpenAPI document is answered for."""
+    found: set[str] = set()
+    for template, operations in document["paths"].items():
+        pattern = re.sub(r"\\{\w+\\}", "[^/]+", re.escape(template))
+        if re.fullmatch(pattern, path):
+            found |= {
+                method.upper()
+                for method in operations
+                if method in ("get", "put", "post", "delete", "patch")
+            }
+    return sorted(found)
 
 
 def _weight(text: str) -> float:

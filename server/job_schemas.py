@@ -13,7 +13,9 @@ class JobRequest(GenerationRequest):
 
     priority: int = Field(0, ge=-10, le=10)
     partial_images: int = Field(0, ge=0, le=3, description="previews of each picture, as events")
-    webhook: str | None = Field(None, min_length=1, max_length=2000)
+    webhook: str | None = Field(
+        None, min_length=1, max_length=2000, description="URL that is told of the job's end"
+    )
 
 
 def check_job(asked: JobRequest, able: Capabilities) -> None:
@@ -22,8 +24,6 @@ def check_job(asked: JobRequest, able: Capabilities) -> None:
     A job's pictures are always files with addresses: `response_format` may say `url`, and the
     default is not held against the caller.
     """
-    if asked.webhook is not None:
-        raise not_built("webhook", asked.webhook, "GET /v1/jobs/{id}?wait= or its events")
     if asked.response_format == "binary":
         raise not_built("response_format", "binary", "url")
     check_capabilities(asked.model_copy(update={"response_format": "b64_json"}), able)

@@ -20,6 +20,7 @@ from server.errors import Problem
 from server.images import ImageStore
 from server.job_schemas import JobRequest
 from server.journal import JobRecord, Journal, NewJob
+from server.label_log import LabelLog
 from server.live import LiveJob
 from server.metrics import Metrics
 from server.results import ResultStore, lock_state
@@ -49,6 +50,7 @@ class Jobs:
         self.store = ResultStore(settings.state / "results")
         quota, hours = settings.state_quota_bytes, settings.retention_hours
         self.images = ImageStore(settings.state / "images", quota, hours)
+        self.label_log = LabelLog(settings.state / "unlabelled.jsonl")
         self.live: dict[str, LiveJob] = {}
         self._waiting: list[LiveJob] = []
         self._used: dict[str, float] = {}  # seconds drawn for each owner: the least served is next
@@ -56,6 +58,7 @@ class Jobs:
         self._accepting = asyncio.Lock()
         self._running: set[asyncio.Task[None]] = set()
         self._tasks: list[asyncio.Task[None]] = []
+        self.on_end: Callable[[JobRecord], None] = lambda _: None
 
     async def start(self) -> None:
         """Take up what an earlier server left, then begin to draw."""
@@ -274,6 +277,7 @@ class Jobs:
         self._metrics.jobs.labels(status=record.status).inc()
         del self.live[record.id]
         live.end(record)
+        self.on_end(record)
 
     async def _sweep(self) -> None:
         while True:
@@ -282,7 +286,8 @@ class Jobs:
                 gone = await asyncio.to_thread(self.journal.forget, before)
                 await asyncio.to_thread(self.store.remove, gone)
                 await asyncio.to_thread(self.images.sweep)
-            except sqlite3.Error as error:
+                await asyncio.to_thread(self.label_log.sweep)
+            except (sqlite3.Error, OSError) as error:
                 logger.error("old jobs could not be forgotten", exc_info=error)
             await asyncio.sleep(_SWEEP_SECONDS)
 

@@ -9,7 +9,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -93,7 +93,7 @@ class Journal:
     """The journal at `path`; a damaged file is set aside by name and a new one is begun.
 
     `set_aside` is the new name of what was damaged, or None. Raises `InvalidRequestError` for a
-    journal of a later version, `sqlite3.Error` where the disk refuses.
+    journal of a later version, and where the disk refuses it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -102,8 +102,10 @@ class Journal:
         self._lock = threading.Lock()
         try:
             self._database = _open(path)
-        except sqlite3.OperationalError:
-            raise  # locked, unreadable, no room: the file is not to blame
+        except sqlite3.OperationalError as error:  # locked, unreadable, no room: not the file
+            raise InvalidRequestError(
+                "state", f"{path}: {error}; give a folder on a disk that can be written"
+            ) from error
         except sqlite3.DatabaseError as error:
             self.set_aside = _set_aside(path)
             logger.error("%s is damaged (%s); set aside as %s", path, error, self.set_aside)
@@ -208,6 +210,10 @@ class Journal:
                 [(_FORGOTTEN, record.id) for record in due],
             )
             return [record.id for record in due]
+
+    def transaction(self) -> AbstractContextManager[sqlite3.Connection]:
+        """One transaction, for tables that belong to others."""
+        return self._transaction()
 
     def _by_key(self, owner: str, key: str | None) -> JobRecord | None:
         if key is None:

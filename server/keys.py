@@ -81,6 +81,10 @@ class Keys:
         """Whether this owner's key has a scope."""
         return scope in self._scopes.get(owner, ())
 
+    def digest(self, owner: str) -> str | None:
+        """The SHA-256 of an owner's key; None where there is no such key any more."""
+        return next((key.sha256 for key in self._keys if key.name == owner), None)
+
     def spend(self, owner: str, seconds: float) -> None:
         """Take predicted seconds of work from an owner's allowance.
 

@@ -2,9 +2,7 @@
 
 from dataclasses import dataclass
 
-from server.reasons import REASONS, Language
-
-__all__ = ["KINDS", "REASONS", "Kind", "Language"]
+from server.reasons import Language
 
 
 @dataclass(frozen=True)
@@ -133,6 +131,11 @@ KINDS: dict[str, Kind] = {
         ("The body came too slowly", "The body was not complete within {allowed} s."),
         ("请求体发送过慢", "请求体未能在 {allowed} 秒内发送完毕。"),
     ),
+    "exchange_refused": _kind(
+        409,
+        ("The exchange was refused", "{reason}. What was in use stays: {kept}."),
+        ("更换被拒绝", "{reason}。原有内容继续使用：{kept}。"),
+    ),
     "body_too_large": _kind(
         413,
         ("The body is too large", "The body holds {received} bytes; at most {allowed} are read."),
@@ -155,6 +158,11 @@ KINDS: dict[str, Kind] = {
             "The size is {received} (width x height); this model draws {allowed}.",
         ),
         ("不支持的尺寸", "尺寸为 {received}（宽 x 高）；此模型支持 {allowed}。"),
+    ),
+    "content_filtered": _kind(
+        422,
+        ("Refused by the rules", "The rules of this service's operator do not allow this request."),
+        ("内容不被允许", "此服务运营方的规则不允许该请求。"),
     ),
     "not_implemented": _kind(
         422,

@@ -14,6 +14,7 @@ class Metrics:
         self.registry = CollectorRegistry()
         self.requests = self._counter("requests", "Answers of POST /generate", "status")
         self.running = self._gauge("requests_running", "Requests being drawn")
+        self.ready = self._gauge("ready", "1 while pictures can be drawn, else 0")
         self.waiting = self._gauge("requests_waiting", "Requests in the queue")
         self.work_seconds = self._gauge("work_seconds_queued", "Estimated work that is accepted")
         self.latency = self._histogram("e2e_latency_seconds", "From request to answer, successes")
@@ -25,8 +26,14 @@ class Metrics:
         self.worker_losses = self._counter("worker_losses", "Worker processes lost", "reason")
         self.jobs = self._counter("jobs", "Jobs accepted, and how they ended", "status")
         self.jobs_waiting = self._gauge("jobs_waiting", "Accepted jobs that are not being drawn")
+        self.webhooks = self._counter("webhooks", "Attempts to tell of a job's end", "result")
+        self.webhooks_waiting = self._gauge("webhooks_waiting", "Ends of jobs that are not told")
         self.pixels = self._counter("image_pixels", "Pixels delivered")
         self.loop_lag = self._gauge("event_loop_lag_seconds", "Lateness of the last wake-up")
+        self.filtered = self._counter("content_filtered", "Refused, 422", "by")
+        self.reloads = self._counter(
+            "reloads", "Exchanges asked for by operators", "what", "result"
+        )
         self.knowledge = Info("t2i_knowledge_version", "The graph in use", registry=self.registry)
 
     def observe_result(self, result: GenerationResult, queue_seconds: float) -> None:

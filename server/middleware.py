@@ -71,7 +71,7 @@ class Guard:
             self._check_host(request)
             _check_origin(request)
             _check_length(request, self.settings.body_limit)
-            if self.keys is not None and _needs_key(scope["path"]):
+            if self.keys is not None and needs_key(scope["path"]):
                 scope["state"]["owner"] = _owner(request, self.keys)
         except Problem as problem:
             await problem_response(request, problem)(scope, receive, send)
@@ -87,9 +87,9 @@ class Guard:
             raise Problem("forbidden_host", values=values)
 
 
-def _needs_key(path: str) -> bool:
+def needs_key(path: str) -> bool:
     """Everything but the probes, the metrics and the OpenAPI document."""
-    return path == "/generate" or path.startswith("/v1/")
+    return path == "/generate" or path.startswith(("/v1/", "/admin/"))
 
 
 def _owner(request: Request, keys: Keys) -> str:

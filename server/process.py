@@ -12,8 +12,9 @@ from rapid_diffusion.errors import CanceledError
 from server.admission import Measured
 from server.capabilities import Capabilities
 from server.child import Child, Loss, Patience, end_process
-from server.device import AfterStep, WorkerLostError, WorkRequest
+from server.device import AfterStep, GraphInUse, WorkerLostError, WorkRequest
 from server.device_main import Loader, serve_device
+from server.picture_check import PictureRefusedError
 from server.wire import unpack_error
 
 _LOAD_SECONDS = 600.0
@@ -28,11 +29,17 @@ logger = logging.getLogger(__name__)
 class RemoteDevice:
     """As `server.device.Device`. `on_loss` is told why each process was lost."""
 
-    def __init__(self, load: Loader, patience: Patience) -> None:
+    def __init__(
+        self, load: Loader, patience: Patience, picture_threshold: float | None = None
+    ) -> None:
         self._load, self._patience = load, patience
+        self._threshold = picture_threshold  # None: pictures are not checked
         self.on_change: Callable[[], None] = lambda: None
+        self.on_refused: Callable[[], object] = lambda: None
         self.on_loss: Callable[[Loss], None] = lambda _: None
         self._child: Child | None = None
+        self._graph: str | None = None  # the version in use; a process that is started again has it
+        self._changing = threading.Lock()  # a process starts, or the graph changes
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._supervise, name="supervisor", daemon=True)
         self._context = multiprocessing.get_context("forkserver")
@@ -43,6 +50,7 @@ class RemoteDevice:
         """Start the process and wait until its model is loaded; raises why it cannot be."""
         self._child = self._spawn()
         self.capabilities, self.measured = self._child.capabilities, self._child.measured
+        self._graph = self._child.graph
         self._thread.start()
 
     @property
@@ -72,7 +80,7 @@ class RemoteDevice:
             if kind == "lost":
                 raise WorkerLostError("the worker process was lost while it drew")
             if kind == "failed":
-                raise unpack_error(content)
+                raise self._told(unpack_error(content))
             if kind == "done":
                 result: GenerationResult = content
                 return result
@@ -83,11 +91,34 @@ class RemoteDevice:
                 stopped = True
                 child.cancel(request)
 
+    def _told(self, error: Exception) -> Exception:
+        if isinstance(error, PictureRefusedError):
+            self.on_refused()
+        return error
+
     def cancel(self, request: WorkRequest) -> None:
         """As `Device` says."""
         child = self._child
         if child is not None:
             child.cancel(request)
+
+    def reload(self, path: str | None) -> GraphInUse:
+        """As `Device` says. Raises `WorkerLostError` where there is no process to do it."""
+        if self._child is None:  # at once: the lock is held while the next one is started
+            raise WorkerLostError("there is no worker process")
+        with self._changing:
+            child = self._child
+            if child is None:
+                raise WorkerLostError("the worker process was lost")
+            kind, content = child.reload(path).inbox.get()
+            if kind == "lost":
+                raise WorkerLostError("the worker process was lost while it read the graph")
+            if kind == "failed":
+                raise unpack_error(content)
+            graph: GraphInUse = content
+            self._graph = graph.path
+            self.capabilities = self.capabilities.with_knowledge(graph.version)
+        return graph
 
     def close(self) -> None:
         """End the process; it draws nothing any more by then."""
@@ -101,7 +132,9 @@ class RemoteDevice:
         orders, their_orders = self._context.Pipe()
         beats, their_beats = self._context.Pipe()
         process = self._context.Process(
-            target=serve_device, args=(their_orders, their_beats, self._load), daemon=True
+            target=serve_device,
+            args=(their_orders, their_beats, self._load, self._graph, self._threshold),
+            daemon=True,
         )
         process.start()
         their_orders.close()
@@ -112,20 +145,20 @@ class RemoteDevice:
             end_process(process, orders, beats)
             raise
 
-    def _loaded(self, orders: Connection) -> tuple[Capabilities, list[Measured]]:
+    def _loaded(self, orders: Connection) -> tuple[Capabilities, list[Measured], str | None]:
         """Wait for the model; raises why it cannot be loaded."""
         due = time.monotonic() + _LOAD_SECONDS
         while not orders.poll(0.1):
             if time.monotonic() > due or self._closing.is_set():
                 raise RuntimeError(f"the model was not loaded within {_LOAD_SECONDS:g} s")
         try:
-            kind, content = orders.recv()
+            _, kind, content = orders.recv()
         except EOFError as error:
             raise RuntimeError("the worker process ended while it loaded the model") from error
         if kind == "failed":
             raise unpack_error(content)
-        capabilities, measured = content
-        return capabilities, measured
+        capabilities, measured, graph = content
+        return capabilities, measured, graph
 
     def _supervise(self) -> None:
         """The thread: watch a process until it is lost, start the next, until closed."""
@@ -142,7 +175,8 @@ class RemoteDevice:
 
     def _restart(self) -> Loss | None:
         try:
-            self._child = self._spawn()
+            with self._changing:
+                self._child = self._spawn()
         except Exception as error:  # a worker's edge: the next attempt comes
             logger.error("the worker process did not start", exc_info=error)
             return "unloadable"

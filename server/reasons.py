@@ -90,6 +90,20 @@ REASONS: dict[str, dict[Language, str]] = {
         "en": "must be left out where label.explicit is false",
         "zh": "label.explicit 为 false 时必须省略",
     },
+    "webhook_url": {
+        "en": "must be an https URL without password and fragment (http only for hosts of"
+        " RAPID_DIFFUSION_WEBHOOK_HOSTS)",
+        "zh": "必须是不含密码和片段的 https 网址"
+        "（仅 RAPID_DIFFUSION_WEBHOOK_HOSTS 中的主机可用 http）",
+    },
+    "webhook_private": {
+        "en": "must not lead to this machine or a private network",
+        "zh": "不能指向本机或内部网络",
+    },
+    "webhook_keys": {
+        "en": "must be left out: webhooks are signed by the caller's key, and this server has none",
+        "zh": "必须省略：webhook 用调用者的密钥签名，而此服务器没有密钥",
+    },
     "single_picture": {
         "en": "must be 1 where the answer is the picture itself (response_format binary)",
         "zh": "直接返回图片（response_format binary）时必须为 1",

@@ -2,12 +2,14 @@
 
 import logging
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 
 from fastapi import Request
 
 from server.capabilities import Capabilities
-from server.errors import invalid
+from server.device import Device
+from server.errors import Problem, invalid
 from server.images import Addresses
 from server.jobs import Jobs
 from server.keys import Keys
@@ -16,6 +18,8 @@ from server.metrics import Metrics
 from server.reading import pipeline_arguments
 from server.schemas import GenerationRequest
 from server.settings import Settings
+from server.webhooks import Webhooks
+from server.wordlist import Words
 from server.worker import Worker
 
 _HOST = re.compile(r"[A-Za-z0-9._:\[\]-]{1,255}")
@@ -28,11 +32,29 @@ class Service:
     """The parts of one server."""
 
     settings: Settings
-    capabilities: Capabilities
+    device: Device
     worker: Worker
     metrics: Metrics
     jobs: Jobs | None = None  # None: no state folder
     keys: Keys | None = None  # None: everybody may ask
+    words: Words = field(default_factory=partial(Words, None))
+    webhooks: Webhooks | None = None  # None: no state folder
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What the model can do, with the graph that is in use now."""
+        return self.device.capabilities
+
+    def check_words(self, asked: GenerationRequest) -> None:
+        """Raises `Problem` content_filtered where the prompt, or an entity's id, holds a term.
+
+        The negative prompt says what is not to be drawn: it may hold anything.
+        """
+        ids = [entity.id for entity in asked.entities if not isinstance(entity, str)]
+        for param, texts in (("prompt", [asked.prompt]), ("entities", ids)):
+            if any(map(self.words.current.refuses, texts)):
+                self.metrics.filtered.labels(by="words").inc()
+                raise Problem("content_filtered", param=param)
 
     def charge(self, request: Request, asked: GenerationRequest) -> None:
         """Take a request's predicted work from its key's allowance; `Problem` rate_limited."""
@@ -42,9 +64,11 @@ class Service:
 
     def check_label(self, request: Request, asked: GenerationRequest) -> None:
         """Let a request go without the explicit label, and log it; `Problem` label_required."""
-        owner = owner_of(request)
+        owner, request_id = owner_of(request), request.state.request_id
         if check_unlabelled(asked, self.settings, self.keys, owner):
-            logger.info("request %s of %r: no explicit label", request.state.request_id, owner)
+            if self.jobs is not None:
+                self.jobs.label_log.note(owner, request_id)
+            logger.info("request %s of %r: no explicit label", request_id, owner)
 
     def addresses(self, request: Request, asked: GenerationRequest) -> Addresses | None:
         """Where the pictures are kept that are asked for by address; else None.

@@ -27,6 +27,9 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="port; 0 takes a free one")
     model: str = Field("emoji-zh", description="name of a shipped model, or a model folder")
+    graph: Path | None = Field(
+        None, description="knowledge graph to link to; None: the model's own"
+    )
     adapters: dict[str, str] = Field(
         default_factory=dict, description="adapter folders of that model, by name"
     )
@@ -54,12 +57,32 @@ class Settings(BaseSettings):
     job_seconds: float = Field(86_400.0, gt=0, description="seconds of jobs that may wait")
     retention_hours: float = Field(24.0, gt=0, le=8760, description="results are kept this long")
     state_quota_bytes: int = Field(2**31, ge=2**20, description="bytes of results in the folder")
+    webhook_hosts: list[str] = Field(
+        default_factory=list, description="hosts that webhooks may reach by http, private ones too"
+    )
+    webhook_attempts: int = Field(12, ge=1, le=100, description="then a webhook is abandoned")
+    webhook_retry_seconds: float = Field(
+        5.0, gt=0, le=3600, description="before the second attempt; three times as long each time"
+    )
     keys_file: Path | None = Field(None, description="JSON file of hashed API keys")
     allow_unauthenticated: bool = Field(False, description="serve others without keys")
     content_producer: str = Field("", description="the operator's code, for the AI-content label")
     explicit_label: bool = Field(True, description="pictures show the words AI生成 in a corner")
+    word_list: Path | None = Field(None, description="file of terms that no prompt may hold")
+    picture_check: bool = Field(False, description="look at pictures before they are delivered")
+    picture_threshold: float = Field(
+        0.8, gt=0.0, le=1.0, description="score from which a picture is refused"
+    )
     allowed_hosts: list[str] = Field(
         default_factory=list, description="Host names answered besides the loopback's own"
+    )
+
+    admin_port: int | None = Field(
+        None, ge=0, le=65535, description="second port, for operators; None: none"
+    )
+    admin_host: str = Field("127.0.0.1", description="address of that port")
+    admin_token_sha256: str | None = Field(
+        None, pattern=r"^[0-9a-f]{64}$", description="hash of the token it asks for"
     )
 
     @field_validator("content_producer")
@@ -89,12 +112,30 @@ class Settings(BaseSettings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _operators_show_a_token(self) -> Self:
+        if (
+            self.admin_port is not None
+            and self.admin_token_sha256 is None
+            and not _is_loopback(self.admin_host)
+        ):
+            raise ValueError(
+                f"admin_host is {self.admin_host!r}: others could reach the operators' port. Set"
+                " RAPID_DIFFUSION_ADMIN_TOKEN_SHA256 (`python -m server.keys admin` makes a token"
+                " and its sha256), or leave the port on 127.0.0.1"
+            )
+        return self
+
     @property
     def is_loopback(self) -> bool:
         """Whether only this machine can reach the server."""
-        if self.host == "localhost":
-            return True
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return False
+        return _is_loopback(self.host)
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

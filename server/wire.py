@@ -10,6 +10,7 @@ from rapid_diffusion.errors import (
     NumericalError,
     OutputError,
 )
+from server.picture_check import PictureRefusedError
 
 _KNOWN: tuple[type[Exception], ...] = (
     CanceledError,
@@ -24,6 +25,8 @@ Packed = tuple[str, tuple[str, ...]]
 
 def pack_error(error: BaseException) -> Packed:
     """The class that the other side knows it by, and the words to build it from."""
+    if isinstance(error, PictureRefusedError):
+        return "PictureRefusedError", ()
     if isinstance(error, InvalidRequestError):
         return "InvalidRequestError", (error.field, str(error).removeprefix(f"{error.field}: "))
     if isinstance(error, CheckpointError):
@@ -37,6 +40,8 @@ def pack_error(error: BaseException) -> Packed:
 def unpack_error(packed: Packed) -> Exception:
     """The error again; what is not known here is a `RuntimeError`."""
     name, words = packed
+    if name == "PictureRefusedError":
+        return PictureRefusedError()
     if name == "InvalidRequestError":
         return InvalidRequestError(*words)
     if name == "CheckpointError":

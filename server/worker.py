@@ -212,32 +212,32 @@ class Worker:
 
     def _run(self, ticket: Ticket) -> None:
         try:
-            self._draw_and_tell(ticket)
+            end = self._draw_and_tell(ticket)
         except WorkerLostError as error:
             self._draw_again(ticket, error)
         else:
-            self._finish(ticket)
+            self._finish(ticket)  # first: whoever hears of the end finds the place free
+            ticket.publish(end)
 
-    def _draw_and_tell(self, ticket: Ticket) -> None:
+    def _draw_and_tell(self, ticket: Ticket) -> Succeeded | Failed:
         """The worker's edge: whatever a run raises becomes a failed ticket and a traceback."""
         began = time.monotonic()
         ticket.publish(Started(began - ticket.submitted))
         try:
             result = self._draw(ticket)
         except (CanceledError, InvalidRequestError) as error:
-            self._fail(ticket, error)
+            return self._failed(ticket, error)
         except WorkerLostError:
             raise
         except Exception as error:
             logger.error("request %s failed", ticket.request.request_id, exc_info=error)
-            self._fail(ticket, error)
-        else:
-            with self._changed:
-                together = self._company.since(ticket.company)
-                run = Measured(ticket.request.arguments, result.timings, together)
-                self._estimator.observe(run)
-            self._metrics.observe_result(result, began - ticket.submitted)
-            ticket.publish(Succeeded(result, began - ticket.submitted))
+            return self._failed(ticket, error)
+        with self._changed:
+            together = self._company.since(ticket.company)
+            run = Measured(ticket.request.arguments, result.timings, together)
+            self._estimator.observe(run)
+        self._metrics.observe_result(result, began - ticket.submitted)
+        return Succeeded(result, began - ticket.submitted)
 
     def _draw(self, ticket: Ticket) -> GenerationResult:
         told = 0
@@ -267,9 +267,12 @@ class Worker:
         self._fail(ticket, wanted if ticket.canceled_at is None else unwanted)
 
     def _fail(self, ticket: Ticket, error: BaseException) -> None:
+        ticket.publish(self._failed(ticket, error))
+
+    def _failed(self, ticket: Ticket, error: BaseException) -> Failed:
         if ticket.canceled_at is not None:
             self._metrics.cancel_latency.observe(time.monotonic() - ticket.canceled_at)
-        ticket.publish(Failed(error))
+        return Failed(error)
 
     def _overload(self, request: WorkRequest) -> Problem | None:
         """Why there is no place for it: too many, too much work, or more than its deadline."""

@@ -26,6 +26,18 @@ def serve(
         list[str] | None,
         typer.Option(metavar="NAME=PATH", help="An adapter folder, and what requests call it."),
     ] = None,
+    graph: Annotated[
+        str | None, typer.Option(help="A graph to link to instead of the model's own.")
+    ] = None,
+    word_list: Annotated[
+        str | None, typer.Option(help="File of terms that no prompt may hold, one a line.")
+    ] = None,
+    picture_check: Annotated[
+        bool | None, typer.Option("--picture-check", help="Look at pictures before delivery.")
+    ] = None,
+    admin_port: Annotated[
+        int | None, typer.Option(help="A second port, on the loopback, for operators.")
+    ] = None,
     state: Annotated[
         str | None, typer.Option(help="Folder of jobs and their results; without it, no jobs.")
     ] = None,
@@ -44,6 +56,8 @@ def serve(
     given: dict[str, Any] = {"model": model, "host": host, "port": port}
     given |= {"device": device, "threads": threads, "rows": rows, "state": state}
     given |= {"artifacts": artifacts}
+    given |= {"graph": graph, "admin_port": admin_port, "word_list": word_list}
+    given |= {"picture_check": picture_check}
     if adapter:
         given["adapters"] = dict(map(_named_path, adapter))
     run(_settings({name: value for name, value in given.items() if value is not None}))

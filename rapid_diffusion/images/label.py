@@ -1,9 +1,9 @@
 """What a picture says about itself: how it was drawn, and that a machine drew it.
 
 The implicit label is the JSON of China's GB 45438-2025, as secondary sources describe it; no
-compliance is claimed. PNG carries it in the text chunk `AIGC`, JPEG and WebP in the EXIF
-UserComment, in both cases beside `parameters`, the JSON of the call that drew the picture; its
-`label` tells whether the picture shows the explicit one as well (`draw_label`), and where.
+compliance is claimed. Every file carries it in XMP, PNG also in the text chunk `AIGC`, JPEG and
+WebP in the EXIF UserComment, in both cases beside `parameters`, the JSON of the call that drew
+the picture; its `label` tells whether it shows the explicit one too (`draw_label`), and where.
 """
 
 import json
@@ -15,6 +15,7 @@ from PIL import Image, UnidentifiedImageError
 
 from rapid_diffusion.errors import InvalidRequestError
 from rapid_diffusion.images.explicit import POSITIONS, Position, draw_label, holds_label
+from rapid_diffusion.images.xmp import PNG_KEY, label_packet, packet_label
 
 __all__ = [
     "POSITIONS",
@@ -24,6 +25,8 @@ __all__ = [
     "explicit_fact",
     "generation_text",
     "holds_label",
+    "pillow_metadata",
+    "png_text",
     "read_labels",
 ]
 
@@ -73,6 +76,19 @@ def _code(field: str, value: str) -> str:
     return value
 
 
+def png_text(text: Mapping[str, str]) -> dict[str, str]:
+    """The text chunks of a PNG: the entries of `text`, and its label in XMP."""
+    packet = {PNG_KEY: label_packet(text["AIGC"])} if "AIGC" in text else {}
+    return {**text, **packet}
+
+
+def pillow_metadata(text: Mapping[str, str]) -> dict[str, Any]:
+    """The same for a JPEG or WebP, as options of Pillow's `save`. Raises as `exif_with` says."""
+    exif = exif_with(text) if text else Image.Exif()
+    packet = {"xmp": label_packet(text["AIGC"]).encode()} if "AIGC" in text else {}
+    return {"exif": exif, **packet}
+
+
 def exif_with(text: Mapping[str, str]) -> Image.Exif:
     """EXIF data whose UserComment is one JSON object of the entries of `text`.
 
@@ -92,8 +108,8 @@ def exif_with(text: Mapping[str, str]) -> Image.Exif:
 
 def read_labels(path: str | Path) -> dict[str, Any]:
     """What the picture at `path` says about itself: `format`, `width`, `height`, `parameters`
-    and `AIGC` (None where absent, the raw text where it is not JSON), and `explicit`: whether the
-    parameters say that it shows the explicit label; None where there are none.
+    and `AIGC` (None where absent, the raw text where it is not JSON), `xmp`, the label in XMP, and
+    `explicit`: whether the parameters say that it shows the explicit label; None without them.
 
     Raises:
         InvalidRequestError: no file there, or no picture that can be read.
@@ -102,7 +118,7 @@ def read_labels(path: str | Path) -> dict[str, Any]:
         with Image.open(path) as picture:
             facts = {"format": picture.format, "width": picture.width, "height": picture.height}
             picture.load()  # text may follow the pixels
-            found = _text_of(picture)
+            found, packet = _text_of(picture), packet_label(picture)
     except (UnidentifiedImageError, SyntaxError, Image.DecompressionBombError) as error:
         raise InvalidRequestError("file", f"{path} is not a whole picture ({error})") from error
     except OSError as error:
@@ -110,7 +126,8 @@ def read_labels(path: str | Path) -> dict[str, Any]:
             "file", f"{path} cannot be read as a picture ({error}); check the name and the file"
         ) from error
     labels = {name: found.get(name) for name in _LABELS}
-    return {**facts, **labels, "explicit": _shows_label(labels["parameters"])}
+    in_xmp = None if packet is None else _parsed(packet)
+    return {**facts, **labels, "xmp": in_xmp, "explicit": _shows_label(labels["parameters"])}
 
 
 def _shows_label(parameters: object) -> bool | None:

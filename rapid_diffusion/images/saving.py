@@ -9,7 +9,7 @@ from PIL import Image
 from rapid_diffusion.errors import InvalidRequestError
 from rapid_diffusion.files import write_bytes
 from rapid_diffusion.images.convert import Pixels, pillow_to_pixels
-from rapid_diffusion.images.label import exif_with
+from rapid_diffusion.images.label import pillow_metadata, png_text
 from rapid_diffusion.images.png import encode_png
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
@@ -50,13 +50,13 @@ def encode_picture(
     """The bytes of a file with that suffix, one of `SUFFIXES`; colour is kept at full size."""
     pixels = pillow_to_pixels([picture])[0] if isinstance(picture, Image.Image) else picture
     if suffix == ".png":
-        return encode_png(pixels, text)
+        return encode_png(pixels, png_text(text or {}))
     file = io.BytesIO()
-    exif = exif_with(text) if text else Image.Exif()
+    metadata = pillow_metadata(text or {})
     image = Image.fromarray(pixels)
     if suffix == ".webp":
-        image.save(file, "WEBP", quality=QUALITY, exif=exif)
+        image.save(file, "WEBP", quality=QUALITY, **metadata)
     else:
         # Without `subsampling=0` the red edges of flat drawings bleed.
-        image.save(file, "JPEG", quality=QUALITY, subsampling=0, exif=exif)
+        image.save(file, "JPEG", quality=QUALITY, subsampling=0, **metadata)
     return file.getvalue()

@@ -14,5 +14,9 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 def json_body(kind: type[BaseModel]) -> dict[str, Any]:
     """A required body of JSON, for routes that read it themselves."""
-    content = {"application/json": {"schema": kind.model_json_schema()}}
+    content = {
+        "application/json": {
+            "schema": kind.model_json_schema(ref_template="#/components/schemas/{model}")
+        }
+    }
     return {"requestBody": {"required": True, "content": content}}

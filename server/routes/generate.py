@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from anyio import to_thread
 from fastapi import APIRouter, Request, Response
@@ -25,22 +25,10 @@ from server.reading import (
     pipeline_arguments,
     read_generation_request,
 )
+from server.routes.documents import json_body, problems
 from server.schemas import GenerationRequest
 from server.service import Service, service_of
 from server.worker import Failed, Preview, Succeeded, Ticket, Worker
-
-_SCHEMA: dict[str, Any] = {"application/json": {"schema": GenerationRequest.model_json_schema()}}
-_PROBLEM: dict[str, Any] = {"description": "a problem", "content": {"application/problem+json": {}}}
-_PICTURE: dict[str, Any] = {
-    "image/png": {},
-    "image/jpeg": {},
-    "image/webp": {},
-    "application/json": {},
-}
-_RESPONSES: dict[int | str, dict[str, Any]] = {
-    200: {"description": "the pictures", "content": _PICTURE},
-    **dict.fromkeys((400, 401, 403, 408, 413, 415, 422, 429, 500, 503), _PROBLEM),
-}
 
 router = APIRouter()
 Answered = TypeVar("Answered")
@@ -48,15 +36,16 @@ Answered = TypeVar("Answered")
 
 @router.post(
     "/generate",
-    openapi_extra={"requestBody": {"required": True, "content": _SCHEMA}},
+    openapi_extra=json_body(GenerationRequest),
     response_class=Response,
-    responses=_RESPONSES,
+    responses=problems(400, 408, 415, 422, 429, 503),
 )
 async def generate(request: Request) -> Response:
     """Draw the picture of a sentence and wait for it."""
     service = service_of(request)
     asked = await read_generation_request(request, service.settings.body_limit)
     check_capabilities(asked, service.capabilities)
+    service.check_words(asked)
     service.check_label(request, asked)
     delivery = choose_delivery(asked, request.headers.get("accept", "*/*"))
     return await answer_in_time(request, service, asked, delivery, build_answer)
@@ -92,7 +81,7 @@ async def answer_in_time(
                     request=asked,
                     result=done.result,
                     delivery=delivery,
-                    capabilities=service.capabilities,
+                    capabilities=service.capabilities.with_knowledge(done.result.knowledge),
                     producer=service.settings.content_producer,
                     began=request.state.began,
                     queue_seconds=done.queue_seconds,

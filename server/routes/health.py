@@ -4,6 +4,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from server.routes.documents import problems
 from server.service import service_of
 
 router = APIRouter()
@@ -15,7 +16,7 @@ async def livez() -> Response:
     return JSONResponse({"status": "alive"})
 
 
-@router.get("/readyz")
+@router.get("/readyz", responses=problems(503))
 async def readyz(request: Request) -> Response:
     """200 while pictures can be drawn; 503 while draining and once the worker is dead."""
     obstacle = service_of(request).worker.obstacle

@@ -16,6 +16,7 @@ from server.reading import read_request
 from server.routes.documents import json_body, problems
 from server.service import Service, owner_of, service_of
 from server.sse import event_stream
+from server.webhooks import check_webhook
 
 _KEY = re.compile(r"[!-~]{1,255}")
 _MOST_WAIT = 60
@@ -34,6 +35,9 @@ async def create(request: Request) -> Response:
     service, jobs = _parts(request)
     asked = await read_request(request, service.settings.body_limit, JobRequest)
     check_job(asked, service.capabilities)
+    service.check_words(asked)
+    if asked.webhook is not None:
+        check_webhook(asked.webhook, service.settings)
     service.check_label(request, asked)
     key = request.headers.get("idempotency-key")
     if key is not None and not _KEY.fullmatch(key):
@@ -41,10 +45,10 @@ async def create(request: Request) -> Response:
     service.charge(request, asked)
     record = await jobs.accept(asked, owner_of(request), key)
     headers = {"Location": f"/v1/jobs/{record.id}"}
-    return JSONResponse(_view(jobs, record), 202, headers)
+    return JSONResponse(job_view(jobs, record), 202, headers)
 
 
-@router.get("/v1/jobs", responses=problems(401, 403, 404, 422, 500))
+@router.get("/v1/jobs", responses=problems(401, 403, 404, 410, 422, 500, 503))
 async def recent(request: Request) -> Response:
     """The latest jobs, newest first; `after` is the id of the last one of the page before."""
     _, jobs = _parts(request)
@@ -52,11 +56,11 @@ async def recent(request: Request) -> Response:
     owner = owner_of(request)
     before = None if after is None else (await jobs.find(after, owner)).sequence
     found = await asyncio.to_thread(jobs.journal.recent, owner, before, limit + 1)
-    data = [_view(jobs, record) for record in found[:limit]]
+    data = [job_view(jobs, record) for record in found[:limit]]
     return JSONResponse({"object": "list", "data": data, "has_more": len(found) > limit})
 
 
-@router.get("/v1/jobs/{job_id}", responses=problems(401, 403, 404, 410, 422, 500))
+@router.get("/v1/jobs/{job_id}", responses=problems(401, 403, 404, 410, 422, 500, 503))
 async def read(request: Request, job_id: str) -> Response:
     """One job; with `wait`, the answer comes when it is over or after so many seconds."""
     service, jobs = _parts(request)
@@ -66,15 +70,15 @@ async def read(request: Request, job_id: str) -> Response:
     if live is not None and wait:
         await _over_or_draining(live, service, wait)
     record = await jobs.find(job_id, owner_of(request))
-    return JSONResponse(_view(jobs, record))
+    return JSONResponse(job_view(jobs, record))
 
 
-@router.post("/v1/jobs/{job_id}/cancel", responses=problems(401, 403, 404, 409, 410, 500))
+@router.post("/v1/jobs/{job_id}/cancel", responses=problems(401, 403, 404, 409, 410, 500, 503))
 async def cancel(request: Request, job_id: str) -> Response:
     """End a job; answered when it has ended."""
     _, jobs = _parts(request)
     record = await jobs.cancel(await jobs.find(job_id, owner_of(request)))
-    return JSONResponse(_view(jobs, record))
+    return JSONResponse(job_view(jobs, record))
 
 
 @router.get(
@@ -82,7 +86,7 @@ async def cancel(request: Request, job_id: str) -> Response:
     response_class=StreamingResponse,
     responses={
         200: {"content": {"text/event-stream": {}}},
-        **problems(401, 403, 404, 410, 422, 500),
+        **problems(401, 403, 404, 410, 422, 500, 503),
     },
 )
 async def events(request: Request, job_id: str) -> Response:
@@ -100,7 +104,7 @@ async def events(request: Request, job_id: str) -> Response:
 @router.get(
     "/v1/jobs/{job_id}/images/{index}",
     response_class=FileResponse,
-    responses={200: {"content": {"image/*": {}}}, **problems(401, 403, 404, 410, 422, 500)},
+    responses={200: {"content": {"image/*": {}}}, **problems(401, 403, 404, 410, 422, 500, 503)},
 )
 async def image(request: Request, job_id: str, index: str) -> Response:
     """One picture of a job that succeeded."""
@@ -147,7 +151,7 @@ def _integer(request: Request, name: str, default: int, least: int, most: int) -
     return value
 
 
-def _view(jobs: Jobs, record: JobRecord) -> dict[str, Any]:
+def job_view(jobs: Jobs, record: JobRecord) -> dict[str, Any]:
     """A job as its client sees it; times are seconds since 1970."""
     live, position = jobs.live.get(record.id), jobs.queue_position(record)
     view: dict[str, Any] = {

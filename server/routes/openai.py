@@ -1,7 +1,8 @@
 """OpenAI's routes, for clients that know them: images and the list of models."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,6 +40,7 @@ async def generations(request: Request) -> Response:
     asked = await read_request(request, service.settings.body_limit, OpenAIRequest)
     ours = generation_of(asked, service.capabilities)
     check_capabilities(ours, service.capabilities)
+    service.check_words(ours)
     service.check_label(request, ours)
     stream = _Stream(request, service, ours, asked.partial_images or 0)
     drawing = asyncio.create_task(stream.draw())
@@ -85,20 +87,22 @@ class _Stream:
         )
         return drawn, _revised(self.asked.prompt, drawn.body["entities"])
 
-    async def shown(self, drawing: "asyncio.Task[Any]") -> AsyncIterator[str]:
+    async def shown(self, drawing: "asyncio.Task[Any]") -> AsyncGenerator[str]:
         """An event for each preview, a comment where nothing comes, until the drawing is done."""
         service = self.service
         style = preview_style(self.asked, service.capabilities, service.settings, self.name)
         yield ": drawing\n\n"
         while not drawing.done() or not self.previews.empty():
             coming = asyncio.ensure_future(self.previews.get())
-            await asyncio.wait({drawing, coming}, timeout=HEARTBEAT_SECONDS, return_when=_FIRST)
-            if coming.done():
+            try:
+                await asyncio.wait({drawing, coming}, timeout=HEARTBEAT_SECONDS, return_when=_FIRST)
+            finally:  # whoever leaves leaves no task behind
+                is_there = coming.done() or not coming.cancel()
+            if is_there:
                 event = await asyncio.to_thread(partial_event, coming.result(), style)
                 yield sse_text(PARTIAL_IMAGE, event)
             elif not drawing.done():
                 yield ": drawing\n\n"
-            coming.cancel()
 
 
 async def _events(
@@ -106,8 +110,9 @@ async def _events(
 ) -> AsyncIterator[str]:
     ours = stream.asked
     try:
-        async for text in stream.shown(drawing):
-            yield text
+        async with aclosing(stream.shown(drawing)) as texts:
+            async for text in texts:
+                yield text
         drawn, prompt = drawing.result()
     except Exception as error:  # noqa: BLE001  the status is sent: the stream tells what is wrong
         problem = error if isinstance(error, Problem) else problem_of_error(error)

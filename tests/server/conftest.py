@@ -1,6 +1,8 @@
 """Real servers on real sockets: uvicorn in a thread, the micro model behind it."""
 
 import contextlib
+import importlib.util
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +15,7 @@ import uvicorn
 
 from rapid_diffusion import RapidDiffusionPipeline
 from server.app import create_app
+from server.protocol import PatientProtocol
 from server.settings import Settings
 
 
@@ -30,6 +33,11 @@ class Gate:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._pipeline, name)
+
+    def with_knowledge(self, graph: Any = None) -> "Gate":
+        other = Gate(self._pipeline.with_knowledge(graph))
+        other.open, other.entered = self.open, self.entered
+        return other
 
     def share_engine(self, _rows: object) -> "Gate":
         return self  # one request at a time, and the session's pipeline stays as it is
@@ -52,6 +60,26 @@ class Gate:
         return result
 
 
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.fixture
+def benchmark_script(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
+    """`benchmark_script("soak")` imports `benchmarks/soak.py`, as if it were run from there."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+
+    def load(name: str) -> Any:
+        spec = importlib.util.spec_from_file_location(name, BENCHMARKS / f"{name}.py")
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        monkeypatch.setitem(sys.modules, name, module)
+        spec.loader.exec_module(module)
+        return module
+
+    return load
+
+
 @pytest.fixture(scope="session", name="serving")
 def serving_fixture() -> Callable[..., Any]:
     """`with serving(settings, pipeline) as client:`, for tests that start several servers."""
@@ -61,7 +89,20 @@ def serving_fixture() -> Callable[..., Any]:
 @contextlib.contextmanager
 def serving(settings: Settings, pipeline: Any) -> Iterator[httpx.Client]:
     """A client of a running server; leaving stops the server as SIGTERM would."""
-    config = uvicorn.Config(create_app(settings, pipeline), port=0, log_config=None)
+    with serving_app(create_app(settings, pipeline)) as client:
+        yield client
+
+
+@pytest.fixture(scope="session", name="serving_app")
+def serving_app_fixture() -> Callable[..., Any]:
+    """`with serving_app(app) as client:`, for tests that look behind the app."""
+    return serving_app
+
+
+@contextlib.contextmanager
+def serving_app(app: Any) -> Iterator[httpx.Client]:
+    """As `serving`, for an application that was put together before."""
+    config = uvicorn.Config(app, http=PatientProtocol, port=0, log_config=None)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()
@@ -97,6 +138,12 @@ def adapted(
     pipeline.load_adapter(micro_adapter_folder, "ink")
     with serving(Settings(), pipeline) as client:
         yield client, pipeline
+
+
+@pytest.fixture(scope="session")
+def gated() -> Callable[[RapidDiffusionPipeline], Gate]:
+    """A gate around a pipeline of one's own."""
+    return Gate
 
 
 @pytest.fixture

@@ -8,7 +8,8 @@ import torch
 
 from rapid_diffusion.errors import CheckpointError, InvalidRequestError, RapidDiffusionError
 from server.errors import PROBLEM_OF_ERROR, problem_of_error, shown
-from server.messages import KINDS, REASONS
+from server.messages import KINDS
+from server.reasons import REASONS
 
 STATUS = {
     "InvalidRequestError": 422,

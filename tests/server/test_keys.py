@@ -185,3 +185,15 @@ def slow(monkeypatch: pytest.MonkeyPatch) -> Callable[[], Iterator[bytes]]:
         yield b'"x"}'
 
     return body
+
+
+@pytest.mark.parametrize("kind", ["png", "jpeg", "webp"])
+def test_neither_keys_nor_addresses_are_in_pictures(
+    client: httpx.Client, names: dict[str, Any], kind: str
+) -> None:
+    headers = bearer(names["shop"]) | {"X-Forwarded-For": "203.0.113.77", "Cookie": "sid=s3cret"}
+    body = BODY | {"output_format": kind, "response_format": "binary"}
+    picture = client.post("/generate", json=body, headers=headers).content
+    kept = json.loads(names["path"].read_text())["keys"]
+    for secret in (names["shop"], "203.0.113.77", "s3cret", kept[0]["sha256"], str(names["path"])):
+        assert secret.encode() not in picture

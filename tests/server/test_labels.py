@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import logging
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,9 @@ from PIL import Image
 
 from rapid_diffusion import RapidDiffusionPipeline, cli
 from rapid_diffusion.images.label import draw_label, read_labels
+from server.errors import Problem
 from server.keys import main, new_key
+from server.label_log import LabelLog
 from server.settings import Settings
 
 BODY = {"prompt": "老虎", "seed": 7}
@@ -33,8 +36,8 @@ def drawn(pipeline: RapidDiffusionPipeline) -> np.ndarray:
 @pytest.fixture(scope="module")
 def keyed(
     pipeline: Any, serving: Any, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[httpx.Client, dict[str, dict[str, str]]]]:
-    """A server with two keys, one of which may go without the label, and their headers."""
+) -> Iterator[tuple[httpx.Client, dict[str, dict[str, str]], Path]]:
+    """A server with two keys, one of which may go without the label, their headers, its state."""
     folder = tmp_path_factory.mktemp("labels")
     given = {"shop": new_key("shop"), "press": new_key("press", "unlabelled")}
     entries = [kept.model_dump() for _, kept in given.values()]
@@ -42,7 +45,7 @@ def keyed(
     headers = {n: {"Authorization": f"Bearer {text}"} for n, (text, _) in given.items()}
     settings = Settings(keys_file=folder / "keys.json", state=folder / "state")
     with serving(settings, pipeline) as client:
-        yield client, headers
+        yield client, headers, folder / "state"
 
 
 def pixels_of(content: bytes) -> np.ndarray:
@@ -76,7 +79,7 @@ def test_on_the_loopback_a_picture_may_go_without(client: httpx.Client, drawn: n
 def test_only_a_key_of_that_scope_goes_without_and_that_is_logged(
     keyed: Any, path: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    client, headers = keyed
+    client, headers, state = keyed
     caplog.set_level(logging.INFO, "server.service")
     refused = client.post(path, json=PLAIN, headers=headers["shop"] | {"X-Request-Id": "r-1"})
     assert (refused.status_code, refused.json()["error"]["code"]) == (403, "label_required")
@@ -87,6 +90,27 @@ def test_only_a_key_of_that_scope_goes_without_and_that_is_logged(
     assert [record.getMessage() for record in caplog.records] == [
         "request r-2 of 'press': no explicit label"
     ]
+    log = (state / "unlabelled.jsonl").read_text().splitlines()
+    assert (json.loads(log[-1])["key"], json.loads(log[-1])["request"]) == ("press", "r-2")
+
+
+def test_the_log_is_kept_six_months_and_a_cut_line_is_no_obstacle(tmp_path: Path) -> None:
+    log = LabelLog(tmp_path / "unlabelled.jsonl")
+    log.note("press", "new")
+    old, cut = json.dumps({"time": time.time() - 185 * 86_400, "key": "a"}), '{"time": 1'
+    young = json.dumps({"time": time.time() - 180 * 86_400, "key": "b"})
+    with (tmp_path / "unlabelled.jsonl").open("a") as file:
+        file.write(f"{old}\n{young}\n{cut}")
+    log.sweep()
+    lines = (tmp_path / "unlabelled.jsonl").read_text().splitlines()
+    assert json.loads(lines[0])["request"] == "new"
+    assert lines[1:] == [young, cut]
+
+
+def test_what_cannot_be_logged_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(Problem) as caught:
+        LabelLog(tmp_path / "nowhere" / "unlabelled.jsonl").note("press", "r")
+    assert (caught.value.status, caught.value.code) == (503, "storage_unavailable")
 
 
 def test_the_setting_decides_for_those_who_say_nothing(
