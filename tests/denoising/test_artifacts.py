@@ -19,7 +19,13 @@ from rapid_diffusion.artifacts.building import parts_of, write_artifacts, write_
 from rapid_diffusion.artifacts.identity import default_folder, made_for
 from rapid_diffusion.artifacts.loading import CompiledPart, Runner
 from rapid_diffusion.denoising.compiled import compile_network, mark_folded, plain_copy
-from rapid_diffusion.errors import ArtifactError, InvalidRequestError, OutputError
+from rapid_diffusion.denoising.denoiser import load_denoiser
+from rapid_diffusion.errors import (
+    ArtifactError,
+    CheckpointError,
+    InvalidRequestError,
+    OutputError,
+)
 from rapid_diffusion.model_folder import load_model, save_model
 from rapid_diffusion.precision import fast_dtype
 
@@ -34,13 +40,14 @@ def compiled(micro_model_folder: Path, tmp_path_factory: pytest.TempPathFactory)
     if shutil.which("g++") is None:
         pytest.skip("needs a C++ compiler")
     folder = tmp_path_factory.mktemp("artifacts") / "micro"
-    part = {"vae-1": parts_of(load_model(micro_model_folder), [2])["vae-1"]}
     # Without what pays with many parts, or at run time only.
     quick = {"aot_inductor.precompile_headers": False, "cpp_cache_precompile_headers": False}
     options = building.options(folded=False) | quick
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(building, "options", lambda folded: options)
-        write_parts(part, made_for(micro_model_folder, CPU, DTYPE), folder)
+        patch.setattr(building, "parts_of", lambda *given: {"vae-1": parts_of(*given)["vae-1"]})
+        command = ["compile", str(micro_model_folder), "--out", str(folder), "--device", "cpu"]
+        assert cli.run(command) == 0
     return folder
 
 
@@ -199,6 +206,22 @@ def test_a_model_of_other_sizes_has_another_key_and_other_weights_have_not(
     assert keys[0] == keys[1] != keys[2]
     folded = [made_for(folder, CPU, FLOAT32, "folded").key for folder in folders]
     assert len({*keys, *folded}) == 5
+
+
+def test_each_part_is_compiled_for_inputs_that_it_takes(micro_model_folder):
+    parts = parts_of(load_model(micro_model_folder), [2, 8])
+    assert {name.rpartition("-")[0] for name in parts} == set(ALL)
+    for name, part in parts.items():
+        output = getattr(part.network, part.method)(*part.inputs)
+        assert len(output) == len(part.inputs[0]) == int(name.rpartition("-")[2])
+
+
+def test_a_config_that_gives_no_sizes_is_named(micro_model_folder, tmp_path):
+    shutil.copytree(micro_model_folder / "unet", tmp_path / "unet")
+    file = tmp_path / "unet" / "config.json"
+    file.write_text(json.dumps({"block_out_channels": [8], "in_channels": 4}))
+    with pytest.raises(CheckpointError, match=r"out_channels, sample_size.*without artifacts"):
+        load_denoiser(tmp_path / "unet", bare=True)
 
 
 def test_nothing_is_compiled_into_a_folder_of_something_else(micro_model_folder, tmp_path):
