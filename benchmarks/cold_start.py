@@ -4,8 +4,8 @@
     python benchmarks/cold_start.py --artifacts outside=out/artifacts --out cold-start.json
 
 Each round starts one process a way, in turn; with artifacts it must import neither `diffusers` nor
-`transformers`. Then one process a way draws warm pictures and calls the UNet. Processor seconds
-stand beside the clock's, for a machine that does other work too.
+`transformers`, and no compiler. Then one process a way draws warm pictures and calls the UNet.
+Processor seconds stand beside the clock's, for a machine that does other work too.
 """
 
 import argparse
@@ -97,7 +97,8 @@ def child(model: str, folder: str, calls: int) -> dict[str, Any]:
         "artifact_load_seconds": round(sum(binding), 4) if folder else None,
         "threads": torch.get_num_threads(),
     }
-    foreign = sorted({"diffusers", "transformers"} & set(sys.modules))
+    # Without `torch._dynamo` nothing can have been compiled, or be compiled later.
+    foreign = sorted({"diffusers", "transformers", "torch._dynamo"} & set(sys.modules))
     if folder and foreign:
         raise SystemExit(f"with artifacts, {foreign} were imported")
     return told | ({"warm": warm_figures(pipe, calls)} if calls else {})

@@ -126,7 +126,7 @@ class Adapters:
             raise InvalidRequestError(
                 "adapter",
                 f"{name!r} cannot be used: the networks are compiled with their weights folded in; "
-                "compile them with freeze=False",
+                "compile them with freeze=False (`rapid-diffusion compile --weights outside`)",
             )
         return self._loaded[name]
 

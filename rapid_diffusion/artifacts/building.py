@@ -8,6 +8,7 @@ loaded.
 import logging
 import shutil
 import tempfile
+import warnings
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -136,7 +137,8 @@ def write_parts(
 def _write_part(part: Part, folder: Path, folded: bool) -> dict[str, Any]:
     """Compile one part; what its manifest says of inputs and constants."""
     module = _Method(part).eval()
-    with torch.no_grad():
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns of its own ways while it traces
         program = torch.export.export(module, part.inputs)
         with tempfile.TemporaryDirectory(prefix="rapid-") as scratch:
             package = f"{scratch}/part.pt2"

@@ -245,6 +245,9 @@ def read_artifacts(
 ) -> Artifacts:
     """The artifacts in `folder`, once they are whole and made for this; else `ArtifactError`."""
     told = read_artifact_manifest(folder, partial(made_for, model, device, dtype))
+    for name, part in told["parts"].items():
+        if name != f"{name.rpartition('-')[0]}-{part['rows']}" or "/" in name:
+            raise ArtifactError(folder / MANIFEST, f"has a part {name!r}; {NEXT_STEP}")
     return Artifacts(folder, told["checksum"], told["made_for"]["weights"], told["parts"])
 
 

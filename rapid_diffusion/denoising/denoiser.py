@@ -141,8 +141,11 @@ def load_denoiser(folder: Path, bare: bool = False) -> Denoiser:
     if "block_out_channels" not in config:  # without sizes, diffusers would build its largest
         raise CheckpointError(folder / "config.json", f"gives no sizes of a {CLASS_NAME}")
     weights = read_weights(folder)
-    network: Any = BareNetwork(weights, config) if bare else _build_network(config, folder)
-    if not bare:
+    network: Any
+    if bare:
+        network = _bare_network(weights, config, folder / "config.json")
+    else:
+        network = _build_network(config, folder)
         load_strict(network, weights, folder)
     draft = _load_draft(folder.parent / "draft")
     drafted = draft.config.channels if draft is not None else 0
@@ -153,6 +156,14 @@ def load_denoiser(folder: Path, bare: bool = False) -> Denoiser:
             f"{network.config.out_channels}, but the draft beside it has {drafted}",
         )
     return Denoiser(network, draft)
+
+
+def _bare_network(weights: dict[str, Tensor], config: Mapping[str, Any], path: Path) -> BareNetwork:
+    """The weights only, with the sizes that a `Denoiser` looks at."""
+    wanted = ("in_channels", "out_channels", "sample_size", "cross_attention_dim")
+    if missing := [name for name in wanted if name not in config]:
+        raise CheckpointError(path, f"gives no {', '.join(missing)}; open it without artifacts")
+    return BareNetwork(weights, {"class_embed_type": None} | dict(config))
 
 
 def _build_network(config: Mapping[str, Any], folder: Path) -> Any:

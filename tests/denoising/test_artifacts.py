@@ -12,17 +12,25 @@ import pytest
 import torch
 from torch import Tensor
 
-from rapid_diffusion import RapidDiffusionPipeline
+from rapid_diffusion import RapidDiffusionPipeline, cli
 from rapid_diffusion.adapters import Adapters
 from rapid_diffusion.artifacts import building, loading, manifest
 from rapid_diffusion.artifacts.building import parts_of, write_artifacts, write_parts
 from rapid_diffusion.artifacts.identity import default_folder, made_for
 from rapid_diffusion.artifacts.loading import CompiledPart, Runner
-from rapid_diffusion.denoising.compiled import compile_network, plain_copy
-from rapid_diffusion.errors import ArtifactError, InvalidRequestError, OutputError
+from rapid_diffusion.denoising.compiled import compile_network, mark_folded, plain_copy
+from rapid_diffusion.denoising.denoiser import load_denoiser
+from rapid_diffusion.errors import (
+    ArtifactError,
+    CheckpointError,
+    InvalidRequestError,
+    OutputError,
+)
 from rapid_diffusion.model_folder import load_model, save_model
+from rapid_diffusion.precision import fast_dtype
 
 CPU, FLOAT32 = torch.device("cpu"), torch.float32
+DTYPE = fast_dtype(CPU)  # what a pipeline without a `dtype` takes here
 ALL = ("text_encoder", "unet", "vae", "super_resolution", "image_tower")
 
 
@@ -32,13 +40,14 @@ def compiled(micro_model_folder: Path, tmp_path_factory: pytest.TempPathFactory)
     if shutil.which("g++") is None:
         pytest.skip("needs a C++ compiler")
     folder = tmp_path_factory.mktemp("artifacts") / "micro"
-    part = {"vae-1": parts_of(load_model(micro_model_folder), [2])["vae-1"]}
     # Without what pays with many parts, or at run time only.
     quick = {"aot_inductor.precompile_headers": False, "cpp_cache_precompile_headers": False}
     options = building.options(folded=False) | quick
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(building, "options", lambda folded: options)
-        write_parts(part, made_for(micro_model_folder, CPU, FLOAT32), folder)
+        patch.setattr(building, "parts_of", lambda *given: {"vae-1": parts_of(*given)["vae-1"]})
+        command = ["compile", str(micro_model_folder), "--out", str(folder), "--device", "cpu"]
+        assert cli.run(command) == 0
     return folder
 
 
@@ -46,10 +55,12 @@ def compiled(micro_model_folder: Path, tmp_path_factory: pytest.TempPathFactory)
 def changed(compiled: Path, tmp_path: Path) -> Callable[..., Path]:
     """A copy of the artifacts whose manifest, still whole, says something else."""
 
-    def change(**made: Any) -> Path:
+    def change(shape: list[int] | None = None, **made: Any) -> Path:
         folder = tmp_path / "changed"
         shutil.copytree(compiled, folder)
         told = json.loads((folder / manifest.MANIFEST).read_bytes())
+        if shape is not None:
+            told["parts"]["vae-1"]["constants"]["network.mean"]["shape"] = shape
         manifest.write_artifact_manifest(folder, told["made_for"] | made, told["parts"])
         return folder
 
@@ -57,15 +68,7 @@ def changed(compiled: Path, tmp_path: Path) -> Callable[..., Path]:
 
 
 def opened(model: Path, artifacts: Path | str | None) -> RapidDiffusionPipeline:
-    return RapidDiffusionPipeline.from_pretrained(
-        model, device=CPU, dtype=FLOAT32, artifacts=artifacts
-    )
-
-
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # torch's own, while it traces
-    pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning"),
-]
+    return RapidDiffusionPipeline.from_pretrained(model, device=CPU, artifacts=artifacts)
 
 
 def test_a_compiled_part_draws_the_same_pictures_and_is_named(compiled, micro_model_folder):
@@ -126,7 +129,7 @@ def test_every_flipped_byte_of_the_manifest_is_noticed(changed, micro_model_fold
             flipped = whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :]
             (folder / manifest.MANIFEST).write_bytes(flipped)
             with pytest.raises(ArtifactError):
-                loading.read_artifacts(folder, micro_model_folder, CPU, FLOAT32)
+                loading.read_artifacts(folder, micro_model_folder, CPU, DTYPE)
 
 
 @pytest.mark.parametrize(
@@ -135,7 +138,7 @@ def test_every_flipped_byte_of_the_manifest_is_noticed(changed, micro_model_fold
         ({"torch": "2.1.0"}, "torch is '2.1.0', here"),
         ({"device": "cuda"}, "device is 'cuda', here 'cpu'"),
         ({"processor": ["avx9000"]}, "processor lacks avx9000"),
-        ({"dtype": "bfloat16"}, "dtype is 'bfloat16', here 'float32'"),
+        ({"dtype": "float16"}, "dtype is 'float16', here "),
         ({"architecture": "sha256:other"}, "architecture is 'sha256:other', here"),
         ({"weights": "folded", "digest": "sha256:other"}, "digest is 'sha256:other', here"),
     ],
@@ -143,6 +146,35 @@ def test_every_flipped_byte_of_the_manifest_is_noticed(changed, micro_model_fold
 def test_a_foreign_artifact_is_refused_by_what_differs(made, says, changed, micro_model_folder):
     with pytest.raises(ArtifactError, match=f"{says}.*rapid-diffusion compile"):
         opened(micro_model_folder, changed(**made))
+
+
+def test_weights_of_another_shape_than_was_compiled_are_not_read(changed, micro_model_folder):
+    with pytest.raises(ArtifactError, match=r"network.mean is torch.float32 \(48,\) in the model"):
+        opened(micro_model_folder, changed(shape=[47]))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the commands would take the GPU")
+def test_the_command_line_draws_with_artifacts_and_verifies_like_with_like(
+    compiled, micro_model_folder, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "none"))
+    file, model = str(tmp_path / "a.png"), ["--model", str(micro_model_folder)]
+    with_artifacts = ["--artifacts", str(compiled)]
+    assert cli.run(["generate", "老虎", "-o", file, *model, *with_artifacts]) == 0
+    assert cli.run(["verify", file, *model, *with_artifacts]) == 0
+    assert "engine was" not in capsys.readouterr().out
+    cli.run(["verify", file, *model])
+    assert "engine was" in capsys.readouterr().out
+    assert cli.run(["generate", "老虎", "-o", file, *model, "--artifacts", str(tmp_path)]) == 3
+    assert "has no artifacts.json" in capsys.readouterr().err
+
+
+def test_folded_weights_refuse_adapters(micro_model_folder, micro_adapter_folder):
+    adapters = Adapters(load_model(micro_model_folder))
+    name = adapters.load(micro_adapter_folder, None, micro_model_folder)
+    mark_folded(adapters.model.denoiser)
+    with pytest.raises(InvalidRequestError, match="folded in"), adapters.applied(name):
+        pass
 
 
 def test_auto_uses_the_default_folder_and_else_warns_once(
@@ -153,7 +185,7 @@ def test_auto_uses_the_default_folder_and_else_warns_once(
         pipes = [opened(micro_model_folder, "auto") for _ in range(2)]
     assert [pipe.artifacts for pipe in pipes] == [None, None]
     assert [r.message for r in caplog.records].count(caplog.records[0].message) == 1
-    home = default_folder("micro", made_for(micro_model_folder, CPU, FLOAT32))
+    home = default_folder("micro", made_for(micro_model_folder, CPU, DTYPE))
     shutil.copytree(compiled, home)
     found = opened(micro_model_folder, "auto").artifacts
     assert found is not None
@@ -174,6 +206,22 @@ def test_a_model_of_other_sizes_has_another_key_and_other_weights_have_not(
     assert keys[0] == keys[1] != keys[2]
     folded = [made_for(folder, CPU, FLOAT32, "folded").key for folder in folders]
     assert len({*keys, *folded}) == 5
+
+
+def test_each_part_is_compiled_for_inputs_that_it_takes(micro_model_folder):
+    parts = parts_of(load_model(micro_model_folder), [2, 8])
+    assert {name.rpartition("-")[0] for name in parts} == set(ALL)
+    for name, part in parts.items():
+        output = getattr(part.network, part.method)(*part.inputs)
+        assert len(output) == len(part.inputs[0]) == int(name.rpartition("-")[2])
+
+
+def test_a_config_that_gives_no_sizes_is_named(micro_model_folder, tmp_path):
+    shutil.copytree(micro_model_folder / "unet", tmp_path / "unet")
+    file = tmp_path / "unet" / "config.json"
+    file.write_text(json.dumps({"block_out_channels": [8], "in_channels": 4}))
+    with pytest.raises(CheckpointError, match=r"out_channels, sample_size.*without artifacts"):
+        load_denoiser(tmp_path / "unet", bare=True)
 
 
 def test_nothing_is_compiled_into_a_folder_of_something_else(micro_model_folder, tmp_path):
