@@ -8,11 +8,12 @@ CHECKED := rapid_diffusion server knowledge tests benchmarks recipes examples
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test clean distclean
+.PHONY: help install demo test bench-gpu clean distclean
 
 help:
 	@echo "make demo       install into $(ENV), draw pictures from Chinese prompts into out/"
 	@echo "make test       install into $(ENV), run ruff, mypy and pytest"
+	@echo "make bench-gpu  measure on a CUDA device (10 minutes), write docs/results/gpu-*.json"
 	@echo "make install    install into $(ENV) only"
 	@echo "make clean      remove out/, build products and caches; keep $(ENV)"
 	@echo "make distclean  the same, and $(ENV)"
@@ -39,6 +40,14 @@ test: $(READY)
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 	$(PY) -m pytest
+
+# Ten minutes in all, compiling included; each file is written as soon as its figures are there.
+bench-gpu: $(READY)
+	@$(PY) -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' || \
+	  { echo "this PyTorch sees no CUDA device" >&2; exit 1; }
+	timeout 60 $(PY) benchmarks/sharing.py --device cuda --rows 8 16 --out docs/results/gpu-sharing.json
+	timeout 120 $(PY) benchmarks/load.py --device cuda --out docs/results/gpu-load.json
+	timeout 400 $(PY) benchmarks/speed.py --device cuda --batches 2 16 --out docs/results/gpu-speed.json
 
 clean:
 	rm -rf out build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
