@@ -42,7 +42,7 @@ def main() -> None:
     report: dict[str, Any] = {
         "command": " ".join(["python", *sys.argv]),
         "machine": machine(),
-        "meaning": "processor seconds (on a GPU, seconds) of four pictures; the default pipeline, one by one, is 1",
+        "meaning": "time of four pictures (of the processor, or of a GPU); one by one by default is 1",
         "busy": "other programs ran beside: read the ratios as directions",
         "steps": options.steps,
     }
