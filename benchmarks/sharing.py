@@ -42,7 +42,7 @@ def main() -> None:
     report: dict[str, Any] = {
         "command": " ".join(["python", *sys.argv]),
         "machine": machine(),
-        "meaning": "time of four pictures (of the processor, or of a GPU); one by one by default is 1",
+        "meaning": "time (on a CPU: processor time) of four pictures; default, one by one: 1",
         "busy": "other programs ran beside: read the ratios as directions",
         "steps": options.steps,
     }
