@@ -10,12 +10,13 @@ CHECKED := rapid_diffusion server knowledge tests benchmarks recipes examples
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test soak clean distclean
+.PHONY: help install demo test soak bench-gpu clean distclean
 
 help:
 	@echo "make demo       install into $(ENV), draw pictures from Chinese prompts into out/"
 	@echo "make test       install into $(ENV), run ruff, mypy and pytest"
 	@echo "make soak       the long forms of the service's tests: an hour of everything at once, and more"
+	@echo "make bench-gpu  measure on a CUDA device (10 minutes), write docs/results/gpu-*.json"
 	@echo "make install    install into $(ENV) only"
 	@echo "make clean      remove out/, build products and caches; keep $(ENV)"
 	@echo "make distclean  the same, and $(ENV)"
@@ -48,6 +49,14 @@ soak: $(READY)
 	@mkdir -p out; status=0; for form in "soak --minutes 60" "contract --cases 2000" "interleavings" "load" \
 	  "overload" "overhead" "deaths" "shutdowns" "kills --kills 200 --jobs 100"; do \
 	  $(PY) benchmarks/service.py $$form --keep 2>>out/soak.log || status=1; done; exit $$status
+
+# Ten minutes in all, compiling included; each file is written as soon as its figures are there.
+bench-gpu: $(READY)
+	@$(PY) -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' || \
+	  { echo "this PyTorch sees no CUDA device" >&2; exit 1; }
+	timeout 60 $(PY) benchmarks/sharing.py --device cuda --rows 8 16 --out docs/results/gpu-sharing.json
+	timeout 120 $(PY) benchmarks/load.py --device cuda --out docs/results/gpu-load.json
+	timeout 400 $(PY) benchmarks/speed.py --device cuda --batches 2 16 --out docs/results/gpu-speed.json
 
 clean:
 	rm -rf out build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

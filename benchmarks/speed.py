@@ -56,6 +56,7 @@ def main() -> None:
     parser.add_argument("--device", default=None)
     parser.add_argument("--batches", type=int, nargs="+", default=[2, 8], help="rows of a call")
     parser.add_argument("--steps", type=int, nargs="+", default=[4, 20])
+    parser.add_argument("--pictures", type=int, nargs="+", default=[1, 4], help="drawn at once")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1, help="of torch, on a CPU")
     parser.add_argument("--no-compile", action="store_true", help="eager set-ups only")
@@ -232,7 +233,7 @@ def picture(clock: Clock, options: argparse.Namespace) -> dict[str, Any]:
             compile_network(network)
     report = {}
     for steps in options.steps:
-        for count in (1, 4):
+        for count in options.pictures:
             works = {name: drawing(pipe, steps, count) for name, pipe in pipes.items()}
             spent = clock.seconds(works, max(2, options.rounds // 2))
             report[f"{steps} steps, {count} at once"] = {

@@ -186,9 +186,8 @@ class RapidDiffusionPipeline(ModelFacts, TakesAdapters):
             "num_inference_steps": num_inference_steps,
             "guidance_scale": guidance_scale,
             "scheduler": scheduler,
-            "upscale": upscale,
         }
-        wishes |= {"adapter": adapter, "adapter_scale": adapter_scale}
+        wishes |= {"upscale": upscale, "adapter": adapter, "adapter_scale": adapter_scale}
         request = self.request(prompt, num_images_per_prompt, seed, generator, **wishes)
         timings: dict[str, float] = {}
         with timed(timings, "text"):
