@@ -44,7 +44,7 @@ def main() -> None:
             print(way, runs[way][-1], file=sys.stderr, flush=True)
     warm = {w: started(options.model, folder, options.calls or 50) for w, folder in ways.items()}
     report = {
-        "command": f"python {' '.join([Path(__file__).as_posix(), *sys.argv[1:]])}",
+        "command": f"python benchmarks/cold_start.py {' '.join(sys.argv[1:])}",
         "machine": machine(),
         "prompt": PROMPT,
         "rounds": options.rounds,

@@ -80,10 +80,11 @@ def made_for(
 
 def checked_place(weights: str) -> WeightPlace:
     """One of `WeightPlace`; raises `InvalidRequestError` (field `weights`) for anything else."""
-    if weights == "outside" or weights == "folded":
-        return weights
-    allowed = ", ".join(get_args(WeightPlace))
-    raise InvalidRequestError("weights", f"{weights!r}; allowed: {allowed}")
+    places: tuple[WeightPlace, ...] = get_args(WeightPlace)
+    for place in places:
+        if place == weights:
+            return place
+    raise InvalidRequestError("weights", f"{weights!r}; allowed: {', '.join(places)}")
 
 
 def architecture_of(model: Path) -> str:

@@ -179,7 +179,7 @@ def _place_of(model: Model, component: str) -> tuple[nn.Module, str]:
     return module, method
 
 
-def _constants(folder: Path, wanted: Mapping[str, Any], module: nn.Module) -> Mapping[str, Tensor]:
+def _constants(folder: Path, wanted: Mapping[str, Any], module: nn.Module) -> dict[str, Tensor]:
     """What the code calculates with: the module's own tensors, and those that no module stores."""
     there = {PREFIX + name: value for name, value in module.state_dict(keep_vars=True).items()}
     own = read_weights(folder / CONSTANTS)
