@@ -1,7 +1,7 @@
 """The way of a sentence through the stations of a pipeline, and how pictures are scored."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
@@ -90,15 +90,20 @@ def _draw_batch(
         with timed(timings, "denoise"):
             latents = pipe.denoise(pipe.noise(turn), states, turn, guidance, callback)
         with timed(timings, "decode"):
-            images.append(torch.cat([pipe.decode(row) for row in latents.split(1)]))
+            images.append(_alone(pipe.decode, latents))
         if num_candidates > 1 and pipe.model.pair is not None:
             with timed(timings, "score"):
                 scores.append(cosines(pipe.model.pair, images[-1], states.hidden))
     best, candidates = choose(request, images, scores) if scores else (images[0], [])
     with timed(timings, "upscale"):
-        large = [pipe.enlarge(image, request.upscale) for image in best.split(1)]
-        pixels = unit_to_pixels(torch.cat(large))
+        large = _alone(lambda image: pipe.enlarge(image, request.upscale), best)
+        pixels = unit_to_pixels(large)
     return Drawn(pixels, tokens.truncated, tokens.unknown, candidates)
+
+
+def _alone(station: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
+    """The station's results for rows (B, …), given to it one by one."""
+    return torch.cat([station(row[None]) for row in rows])
 
 
 def cosines(pair: ContrastivePair, images: Tensor, hidden: Tensor) -> Tensor:
@@ -106,8 +111,7 @@ def cosines(pair: ContrastivePair, images: Tensor, hidden: Tensor) -> Tensor:
 
     Raises `NumericalError` for a NaN, which nothing can be chosen by.
     """
-    alone = unit_to_model(images.float()).split(1)
-    pictures = torch.cat([pair.image_features(image) for image in alone])
+    pictures = _alone(pair.image_features, unit_to_model(images.float()))
     found = (pictures * pair.text_features(hidden)).sum(-1)
     if not bool(torch.isfinite(found).all()):
         raise NumericalError("the image tower gave NaN; check the weights in `image_tower`")

@@ -141,8 +141,9 @@ class Examples:
     @torch.inference_mode()
     def picture_features(self, pair: "ContrastivePair", device: torch.device) -> Tensor:
         """What the image tower makes of every picture, in the order of `rows`: (N, F)."""
-        parts = torch.arange(len(self.rows)).split(_PICTURES_AT_ONCE)
-        batches = (self.picture_batch(part.tolist()).to(device) for part in parts)
+        rows, size = list(range(len(self.rows))), _PICTURES_AT_ONCE
+        parts = (rows[start : start + size] for start in range(0, len(rows), size))
+        batches = (self.picture_batch(part).to(device) for part in parts)
         return torch.cat([pair.image_features(batch) for batch in batches])
 
 
