@@ -77,8 +77,9 @@ def describe(app: FastAPI) -> dict[str, Any]:
 
 def _complete(document: dict[str, Any]) -> dict[str, Any]:
     components = document.setdefault("components", {})
-    schemas: dict[str, Any] = {}  # FastAPI's own are of errors that we never send
-    components["schemas"] = schemas
+    schemas: dict[str, Any] = components.setdefault("schemas", {})
+    for name in ("HTTPValidationError", "ValidationError"):  # FastAPI's, which we never send
+        schemas.pop(name, None)
     components["responses"] = {str(status): _problem(status) for status in _statuses()}
     _take(answers.ProblemAnswer, schemas)
     for path, operations in document["paths"].items():
