@@ -11,7 +11,7 @@ from torch import Tensor
 
 from knowledge.graph import KnowledgeGraph
 from rapid_diffusion.adapters import Adapters, TakesAdapters
-from rapid_diffusion.artifacts.loading import Artifacts, open_artifacts, say_bypassed
+from rapid_diffusion.artifacts.loading import Artifacts
 from rapid_diffusion.candidates import check_candidates
 from rapid_diffusion.denoising.engine import (
     FIT_LIMIT,
@@ -24,7 +24,7 @@ from rapid_diffusion.denoising.engine import (
 )
 from rapid_diffusion.denoising.samplers import SAMPLERS
 from rapid_diffusion.drawing import Images, draw, score, timed
-from rapid_diffusion.errors import ArtifactError, InvalidRequestError, NumericalError
+from rapid_diffusion.errors import InvalidRequestError, NumericalError
 from rapid_diffusion.facts import ModelFacts
 from rapid_diffusion.images.convert import model_to_unit, pixels_to_pillow
 from rapid_diffusion.model_folder import (
@@ -32,9 +32,9 @@ from rapid_diffusion.model_folder import (
     Storage,
     exchanged_graph,
     find_model,
-    load_model,
     save_model,
 )
+from rapid_diffusion.opening import move_model, open_model
 from rapid_diffusion.precision import checked_device, checked_dtype, fast_dtype
 from rapid_diffusion.rendering import GenerationResult, render_rows
 from rapid_diffusion.request import Offer, Request, check_choice, complete_request
@@ -79,18 +79,9 @@ class RapidDiffusionPipeline(ModelFacts, TakesAdapters):
         at = checked_device(device)
         number_format = fast_dtype(at) if dtype is None else checked_dtype(dtype)
         folder = find_model(name_or_path)
-        opened = artifacts and open_artifacts(artifacts, folder, at, number_format)
-        if not isinstance(opened, Artifacts):
-            return cls(load_model(folder, knowledge), folder).to(at, number_format)
-        pipe = cls(load_model(folder, knowledge, opened.components), folder).to(at, number_format)
-        try:
-            opened.bind(pipe.model)
-        except ArtifactError as error:
-            if artifacts != "auto":
-                raise
-            say_bypassed(str(error))
-            return cls(load_model(folder, knowledge), folder).to(at, number_format)
-        pipe.artifacts = opened
+        model, compiled = open_model(folder, knowledge, artifacts, at, number_format)
+        pipe = cls(model, folder)
+        pipe.device, pipe.artifacts = at, compiled
         return pipe
 
     def save_pretrained(self, folder: str | Path, storage: Storage = "float32") -> None:
@@ -110,16 +101,7 @@ class RapidDiffusionPipeline(ModelFacts, TakesAdapters):
             )
         self.device = checked_device(device)
         self._texts.clear()
-        model = self.model
-        model.text_encoder.to(self.device)
-        model.autoencoder.to(self.device)
-        number_format = None if dtype is None else checked_dtype(dtype)
-        if model.pair is not None:
-            model.pair.to(self.device)
-        for network in (model.denoiser, model.upscaler):
-            if network is not None:
-                network.to(self.device, number_format)
-                network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        move_model(self.model, self.device, dtype)
         return self if self.engine is None else self.share_engine(self.engine.rows)
 
     def share_engine(self, rows: Rows | None = None) -> Self:
