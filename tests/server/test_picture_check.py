@@ -3,6 +3,7 @@
 import sys
 import types
 from importlib.util import find_spec
+from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,9 @@ from rapid_diffusion.errors import MissingDependencyError
 from server import picture_check
 from server.app import create_app
 from server.device import Preview, WorkRequest, draw
-from server.device_main import LoadPipeline
+from server.device_main import _answer, _Hands, _Order
 from server.errors import problem_of_error
 from server.picture_check import PictureCheck, PictureRefusedError
-from server.process import Patience, RemoteDevice
 from server.settings import Settings
 from server.wire import pack_error, unpack_error
 
@@ -112,19 +112,14 @@ def test_refused_job_ends_as_failed_and_a_harmless_one_as_before(
 
 
 @needs_network
-def test_worker_process_checks_too(micro_model_folder: Path) -> None:
-    device = RemoteDevice(
-        LoadPipeline(str(micro_model_folder), "cpu", 1), Patience(60.0, 120.0), REFUSES_ALL
-    )
-    refused: list[int] = []
-    device.on_refused = lambda: refused.append(1)
-    device.start()
-    try:
-        with pytest.raises(PictureRefusedError):
-            device.draw(WorkRequest("id", "老虎", {"seed": 1}), lambda *_: None)
-    finally:
-        device.close()
-    assert refused == [1]
+def test_worker_process_answers_with_the_refusal(pipeline: Any) -> None:
+    hands = _Hands(Pipe()[0])
+    hands.pipeline, hands.check = pipeline, PictureCheck.open(REFUSES_ALL)
+    hands.send = lambda *_: None  # type: ignore[method-assign]
+    request = WorkRequest("id", "老虎", {"seed": 1, "num_inference_steps": 1})
+    kind, content = _answer(_Order(0, request), hands)
+    assert kind == "failed"
+    assert isinstance(unpack_error(content), PictureRefusedError)
 
 
 def test_refusal_crosses_between_processes_as_what_it_is() -> None:

@@ -152,6 +152,17 @@ def test_stream_is_refused_with_a_status_and_ids_are_looked_at(listed: Any) -> N
     assert client.post("/generate", json=named).json()["error"]["param"] == "entities"
 
 
+@pytest.mark.parametrize("path", ["/generate", "/v1/jobs", "/v1/images/generations"])
+def test_refused_prompt_is_not_noted_among_the_unlabelled_pictures(listed: Any, path: str) -> None:
+    client, _, words = listed
+    noted = words.parent / "state" / "unlabelled.jsonl"
+    plain = {"label": {"explicit": False}}
+    assert client.post(path, json=plain | {"prompt": "赌博"}).status_code == 422
+    assert not noted.exists()
+    assert client.post(path, json=plain | {"prompt": "老虎"}).status_code in (200, 202)
+    assert len(noted.read_text().splitlines()) == 1
+
+
 def test_negative_prompt_may_hold_anything(listed: Any) -> None:
     client, _, _ = listed
     body = {"prompt": "老虎", "negative_prompt": "赌博", "num_inference_steps": 1}
