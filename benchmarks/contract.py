@@ -16,7 +16,7 @@ from typing import Any
 
 # The document cannot say which sizes and schedulers the loaded model has, nor that a prompt must
 # show something: an answer of 422 to what its schemas allow is as it should be. And a job's picture
-# is not there (404) until the job has succeeded, which on a busy machine is after the next question.
+# is not there (404) before the job has succeeded: on a busy machine, after the next question.
 LEFT_OUT = "positive_data_acceptance,ensure_resource_availability"
 
 
