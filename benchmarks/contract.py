@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 # The document cannot say which sizes and schedulers the loaded model has, nor that a prompt must
-# show something: an answer of 422 to what its schemas allow is as it should be.
-LEFT_OUT = "positive_data_acceptance"
+# show something: an answer of 422 to what its schemas allow is as it should be. And a job's picture
+# is not there (404) before the job has succeeded: on a busy machine, after the next question.
+LEFT_OUT = "positive_data_acceptance,ensure_resource_availability"
 
 
 @dataclass

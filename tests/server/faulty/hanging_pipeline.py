@@ -15,8 +15,9 @@ class LoadHanging:
     model: str
     marker: str
 
-    def __call__(self) -> Any:
-        return Hanging(RapidDiffusionPipeline.from_pretrained(self.model), Path(self.marker))
+    def __call__(self, *, graph: str | None = None) -> Any:
+        pipeline = RapidDiffusionPipeline.from_pretrained(self.model, knowledge=graph)
+        return Hanging(pipeline, Path(self.marker))
 
 
 class Hanging:
