@@ -27,22 +27,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from styles import StyleProbe, encode, finish, restore, share_of
 from torch import Tensor
-from torch.nn import functional
 
 from rapid_diffusion import RapidDiffusionPipeline
-from rapid_diffusion.denoising.schedules import TIMESTEPS
 from rapid_diffusion.evaluation.intervals import mean_and_interval
 from rapid_diffusion.evaluation.report import Recognition
 from rapid_diffusion.evaluation.retrieval import Query, ranks
 from rapid_diffusion.images.convert import pixels_to_unit
 from rapid_diffusion.training.data import read_rows
 
-FOLDS = 5
-#: On the squared weights of the probe.
-PENALTY = 0.005
-#: How much noise a picture is restored from: between these times, 0 = picture and 1 = noise.
-RESTORED_FROM = (0.3, 0.8)
 NAME = "adapter"
 BARS = {"told_apart": 0.70, "old_recall_at_1_lost": 0.03}
 Row = dict[str, Any]
@@ -108,7 +102,7 @@ class Bench:
         report: dict[str, Any] = {
             "styles": probe.names,
             "real_pictures": probe.on_real(new),
-            "drawn_by_base_told_right": {"pictures": len(right), "share": _share(right)},
+            "drawn_by_base_told_right": {"pictures": len(right), "share": share_of(right)},
         }
         kinds = {
             "learned_concepts": [row for row in self.rows if row["split"] == "train"][:most],
@@ -122,10 +116,10 @@ class Bench:
                 every += counted if adapter else []
                 report[f"{kind}_{'with' if adapter else 'without'}_adapter"] = {
                     "pictures": len(named),
-                    "told_apart": _share(counted),
+                    "told_apart": share_of(counted),
                     "named": dict(Counter(named).most_common()),
                 }
-        report["told_apart"] = _share(every)
+        report["told_apart"] = share_of(every)
         report["bar_met"] = report["told_apart"] >= BARS["told_apart"]
         return report
 
@@ -179,105 +173,11 @@ class Bench:
         lost, interval = difference(found["without_adapter"], found["with_adapter"], count)
         return {
             "prompts": count,
-            **{f"recall_at_1_{name}": _share(hits) for name, hits in found.items()},
+            **{f"recall_at_1_{name}": share_of(hits) for name, hits in found.items()},
             "lost": lost,
             "interval_95": interval,
             "bar_met": lost <= BARS["old_recall_at_1_lost"],
         }
-
-
-@torch.inference_mode()
-def encode(pipeline: RapidDiffusionPipeline, pictures: np.ndarray) -> Tensor:
-    """The latents (N, C, h, w) of uint8 pictures (N, H, W, 3)."""
-    starts = range(0, len(pictures), 32)
-    units = (pixels_to_unit(np.array(pictures[start : start + 32])) for start in starts)
-    return torch.cat([pipeline.model.autoencoder.encode(2 * unit - 1) for unit in units])
-
-
-@torch.inference_mode()
-def restore(pipeline: RapidDiffusionPipeline, latents: Tensor) -> Tensor:
-    """What the base makes of the latents with noise on them, in one step and told nothing."""
-    generator = torch.Generator().manual_seed(0)
-    low, high = RESTORED_FROM
-    times = low + (high - low) * torch.rand(len(latents), generator=generator)
-    noise = torch.randn(latents.shape, generator=generator)
-    nothing = pipeline.encode_text(pipeline.tokenize([""]))
-    restored = []
-    parts = zip(latents.split(32), noise.split(32), times.split(32), strict=True)
-    for clean, added, moments in parts:
-        at = moments[:, None, None, None]
-        noisy = (1 - at) * clean + at * added
-        hidden = nothing.hidden.expand(len(clean), -1, -1)
-        mask = nothing.mask.expand(len(clean), -1)
-        velocity = pipeline.model.denoiser(noisy, TIMESTEPS * moments, hidden, mask)
-        restored.append(noisy - at * velocity)
-    return torch.cat(restored)
-
-
-def finish(pipeline: RapidDiffusionPipeline, latents: Tensor) -> Tensor:
-    """Pictures in [0, 1], as large as the pipeline's."""
-    upscale = int(pipeline.default_parameters["upscale"])
-    return pipeline.enlarge(pipeline.decode(latents), upscale)
-
-
-class StyleProbe:
-    """Logistic regression on features (N, F); fold k was fitted without the concepts of fold k."""
-
-    def __init__(self, features: Tensor, styles: list[str], concepts: list[str]) -> None:
-        self.names = sorted(set(styles))
-        self.features, self.concepts = features, concepts
-        self.styles = styles
-        labels = torch.tensor([self.names.index(style) for style in styles])
-        fold = torch.tensor([fold_of(concept) for concept in concepts])
-        # Channels are of very different sizes; together the numbers are about ten long.
-        deviation = features.std(0) + 1e-6
-        self.mean, self.scale = features.mean(0), deviation * features.shape[1] ** 0.5 / 10
-        self.probes = [self._fit(labels, fold != held) for held in range(FOLDS)]
-
-    def name(self, features: Tensor, concepts: Sequence[str]) -> list[str]:
-        """The style of each picture, by the probe that never saw its concept."""
-        inputs = self._scaled(features)
-        return [
-            self.names[int(self.probes[fold_of(concept)](row[None]).argmax())]
-            for row, concept in zip(inputs, concepts, strict=True)
-        ]
-
-    def on_real(self, style: str) -> dict[str, Any]:
-        """How often the probe is right on real pictures: all of them, and those of `style`."""
-        right = [
-            a == b
-            for a, b in zip(self.name(self.features, self.concepts), self.styles, strict=True)
-        ]
-        own = [hit for hit, other in zip(right, self.styles, strict=True) if other == style]
-        return {"pictures": len(right), "right": _share(right), f"right_on_{style}": _share(own)}
-
-    def _scaled(self, features: Tensor) -> Tensor:
-        return (features - self.mean) / self.scale
-
-    def _fit(self, labels: Tensor, chosen: Tensor) -> torch.nn.Linear:
-        probe = torch.nn.Linear(self.features.shape[1], len(self.names))
-        torch.nn.init.zeros_(probe.weight)  # convex: nothing is left to chance
-        torch.nn.init.zeros_(probe.bias)
-        inputs, wanted = self._scaled(self.features)[chosen], labels[chosen]
-        # every style counts the same, however many pictures it has
-        weights = 1 / torch.bincount(wanted, minlength=len(self.names)).clamp(min=1)
-        optimizer = torch.optim.LBFGS(
-            probe.parameters(), max_iter=200, line_search_fn="strong_wolfe"
-        )
-
-        def loss() -> Tensor:
-            optimizer.zero_grad()
-            value = functional.cross_entropy(probe(inputs), wanted, weights)
-            value = value + PENALTY / 2 * probe.weight.square().sum()
-            value.backward()
-            return value
-
-        optimizer.step(loss)
-        return probe.requires_grad_(False)
-
-
-def fold_of(concept: str) -> int:
-    return int(hashlib.sha256(concept.encode()).hexdigest(), 16) % FOLDS
 
 
 def one_style_each(rows: Sequence[Row], codes: Sequence[str]) -> list[Row]:
@@ -312,10 +212,6 @@ def switch(pipeline: RapidDiffusionPipeline) -> dict[str, float]:
             pass
         seconds.append(time.perf_counter() - started)
     return {"median_seconds": round(sorted(seconds)[2], 4)}
-
-
-def _share(hits: Sequence[bool]) -> float:
-    return round(sum(hits) / max(1, len(hits)), 4)
 
 
 if __name__ == "__main__":

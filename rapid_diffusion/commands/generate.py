@@ -39,6 +39,9 @@ AdapterOption = Annotated[
 ScaleOption = Annotated[
     float | None, typer.Option(help="How strongly the adapter counts: 0 to 2; 1 if left out.")
 ]
+KnowledgeOption = Annotated[
+    bool, typer.Option("--knowledge/--no-knowledge", help="Use the knowledge graph.")
+]
 
 
 def generate(
@@ -63,12 +66,8 @@ def generate(
     adapter_scale: ScaleOption = None,
     graph: GraphOption = None,
     artifacts: ArtifactsOption = None,
-    knowledge: Annotated[
-        bool, typer.Option("--knowledge/--no-knowledge", help="Use the knowledge graph.")
-    ] = True,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one line of JSON a picture.")
-    ] = False,
+    knowledge: KnowledgeOption = True,
+    as_json: Annotated[bool, typer.Option("--json", help="One line of JSON a picture.")] = False,
 ) -> None:
     """Draw pictures from Chinese sentences.
 
