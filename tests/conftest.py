@@ -1,11 +1,17 @@
 """What several rooms' tests share: one micro model for the whole session."""
 
+import importlib.util
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from rapid_diffusion import RapidDiffusionPipeline
 from rapid_diffusion.testing import build_micro_adapter, build_micro_model
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
 @pytest.fixture(scope="session")
@@ -26,3 +32,20 @@ def micro_adapter_folder(
 def micro_pipeline(micro_model_folder: Path) -> RapidDiffusionPipeline:
     """That model in memory. Do not change it: open your own."""
     return RapidDiffusionPipeline.from_pretrained(micro_model_folder)
+
+
+@pytest.fixture
+def benchmark_script(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
+    """`benchmark_script("soak")` imports `benchmarks/soak.py`, as if it were run from there."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+
+    def load(name: str) -> Any:
+        spec = importlib.util.spec_from_file_location(name, BENCHMARKS / f"{name}.py")
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        monkeypatch.setitem(sys.modules, name, module)
+        spec.loader.exec_module(module)
+        return module
+
+    return load

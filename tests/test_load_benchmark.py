@@ -1,23 +1,15 @@
 """The clock of `benchmarks/load.py`: its queue and its engine do what can be worked out by hand."""
 
-import sys
-from pathlib import Path
-
 import pytest
-
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
 @pytest.fixture
-def bench(micro_model_folder, monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import load
-
+def bench(micro_model_folder, benchmark_script):
+    load = benchmark_script("load")
     found = load.Bench(str(micro_model_folder), "cpu", real=False)
     found.costs = dict.fromkeys(range(1, 17), 1.0)  # a call takes a second, whatever its rows
     found.finishing = 0.5
-    yield load, found
-    del sys.modules["load"], sys.modules["first_picture"]
+    return load, found
 
 
 def test_a_queue_and_a_shared_engine_take_what_is_worked_out_by_hand(bench):

@@ -4,7 +4,6 @@ import json
 
 import torch
 
-from benchmarks.finetune import StyleProbe, difference, fold_of
 from rapid_diffusion.model_folder import EMBEDDED
 from recipes.emoji_zh.captions import STYLED
 from recipes.emoji_zh.concepts import Concept
@@ -29,20 +28,22 @@ def test_no_other_style_uses_its_words_and_the_model_can_read_them():
     assert set(STYLE.words + "".join(STYLE.synonyms)) <= set(tokenizer["model"]["vocab"])
 
 
-def test_the_probe_tells_styles_apart_on_concepts_it_never_saw():
+def test_the_probe_tells_styles_apart_on_concepts_it_never_saw(benchmark_script):
+    script = benchmark_script("styles")
     generator = torch.Generator().manual_seed(0)
     styles = ["a", "b", "c"] * 20
     centres = torch.eye(3, 16)[[0, 1, 2] * 20]
     features = centres + 0.1 * torch.randn(60, 16, generator=generator)
     concepts = [str(number // 3) for number in range(60)]
-    probe = StyleProbe(features, styles, concepts)
+    probe = script.StyleProbe(features, styles, concepts)
     assert probe.on_real("b")["right"] > 0.9
     assert probe.name(torch.eye(3, 16), ["new"] * 3) == ["a", "b", "c"]
-    held = fold_of(concepts[0])
-    assert any(fold_of(concept) != held for concept in concepts)
+    held = script.fold_of(concepts[0])
+    assert any(script.fold_of(concept) != held for concept in concepts)
 
 
-def test_the_difference_is_paired_and_its_interval_holds_it():
+def test_the_difference_is_paired_and_its_interval_holds_it(benchmark_script):
+    difference = benchmark_script("finetune").difference
     one, two = [True, True, False, False] * 5, [True, False, False, False] * 5
     lost, (low, high) = difference(one, two, prompts=10)
     assert lost == 0.25
