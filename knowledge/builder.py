@@ -144,11 +144,11 @@ def _read(
         count, position = state["blocks"], Position(**state["position"])
         refusals = Refusals.restored(state["refusals"])
     size = max(path.stat().st_size, 1)
-    for block, position in read_blocks(path, file_format, refusals, position):
-        tell("read", position.byte / size)
+    for block, behind in read_blocks(path, file_format, refusals, position):
+        tell("read", behind.byte / size)
         write_block(work, count, block, options.literal_relations)
         count += 1
-        state = {"blocks": count, "position": asdict(position), "refusals": refusals.state()}
+        state = {"blocks": count, "position": asdict(behind), "refusals": refusals.state()}
         replace_text(journal, json.dumps(state))
     return count, refusals
 

@@ -117,10 +117,12 @@ def block_of(rows: Iterable[tuple[int, Row]], refusals: Refusals) -> Block:
             refusals.add(found, line, "\t".join(map(str, row[1:4])))
         else:
             kept.append(found)
-    columns = [as_texts(row[number] for row in kept) for number in (1, 2, 3)]
+    subjects = as_texts(row[1] for row in kept)
+    relations = as_texts(row[2] for row in kept)
+    texts = as_texts(row[3] for row in kept)
     kinds = np.fromiter((row[0] for row in kept), np.uint8, len(kept))
     numbers = np.fromiter((row[4] for row in kept), np.float64, len(kept))
-    return Block(columns[0], columns[1], columns[2], kinds, numbers)
+    return Block(subjects, relations, texts, kinds, numbers)
 
 
 def joined(first: Block, second: Block) -> Block:
