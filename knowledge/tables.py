@@ -214,6 +214,7 @@ def _odd_rows(
         if number < behind:
             continue
         fields, count = _record(table, lines, number)
+        # It goes on in the next chunk, unless it fills all of this one: then its quote is broken.
         if not count and not chunk.final and number:
             end = number
             break
