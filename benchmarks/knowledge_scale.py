@@ -8,7 +8,6 @@ import argparse
 import json
 import platform
 import random
-import shlex
 import sys
 import tempfile
 import time
@@ -131,7 +130,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         result = measure(options.names, Path(folder))
-    result["command"] = "python " + shlex.join(["benchmarks/knowledge_scale.py", *sys.argv[1:]])
+    result["command"] = f"python benchmarks/knowledge_scale.py --names {options.names}"
     result["machine"] = f"{platform.machine()}, Python {platform.python_version()}"
     text = json.dumps(result, ensure_ascii=False, indent=1)
     print(text)
