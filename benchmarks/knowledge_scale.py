@@ -130,6 +130,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         result = measure(options.names, Path(folder))
+    result["command"] = f"python benchmarks/knowledge_scale.py --names {options.names}"
     result["machine"] = f"{platform.machine()}, Python {platform.python_version()}"
     text = json.dumps(result, ensure_ascii=False, indent=1)
     print(text)

@@ -23,6 +23,7 @@ from knowledge.versions import check_version, copy_files, new_version, publish
 __all__ = ["TEXT_BIT", "BuildOptions", "add_vectors", "build_from_file", "build_version"]
 _VECTOR_FILES = {"vectors.safetensors", "relation_vectors.safetensors"}
 _JOURNAL = "journal.json"
+_WORK_FORMAT = 1  # of intermediate files: a build does not go on with those of other code
 # Called with the stage (read, number, sort, merge, name) and the part of it that is done, 0 to 1.
 Progress = Callable[[str, float], None]
 
@@ -144,11 +145,11 @@ def _read(
         count, position = state["blocks"], Position(**state["position"])
         refusals = Refusals.restored(state["refusals"])
     size = max(path.stat().st_size, 1)
-    for block, position in read_blocks(path, file_format, refusals, position):
-        tell("read", position.byte / size)
+    for block, behind in read_blocks(path, file_format, refusals, position):
+        tell("read", behind.byte / size)
         write_block(work, count, block, options.literal_relations)
         count += 1
-        state = {"blocks": count, "position": asdict(position), "refusals": refusals.state()}
+        state = {"blocks": count, "position": asdict(behind), "refusals": refusals.state()}
         replace_text(journal, json.dumps(state))
     return count, refusals
 
@@ -210,7 +211,8 @@ def _fingerprint(path: Path, file_format: str, options: BuildOptions) -> str:
         raise InvalidInputError(f"cannot read {path}: {error}") from error
     identity = [str(path.resolve()), facts.st_size, facts.st_mtime_ns, file_format, NORMALISATION]
     settings = [options.objects, sorted(options.literal_relations), options.link_objects]
-    return sha256(json.dumps([*identity, *settings]).encode()).hexdigest()[:16]
+    text = json.dumps([_WORK_FORMAT, *identity, *settings])
+    return sha256(text.encode()).hexdigest()[:16]
 
 
 def _write_vectors(building: Path, stem: str, vectors: Array, rows: int) -> int:

@@ -14,7 +14,7 @@ import numpy as np
 
 from knowledge.errors import InvalidInputError
 from knowledge.linking import normalise
-from knowledge.storage import Array
+from knowledge.storage import Array, replace_text
 from knowledge.strings import Strings, as_texts
 
 Statement = tuple[str, str, str]  # subject key, relation, object key or text
@@ -67,12 +67,12 @@ class Refusals:
 
     def write(self, path: Path) -> None:
         """One JSON object a line: reason, line (from 1), text."""
-        with path.open("w", encoding="utf-8") as file:
-            for reason, lines in sorted(self.examples.items()):
-                for line, text in lines:
-                    readable = text.encode("utf-8", "backslashreplace").decode()
-                    row = {"reason": reason, "line": line, "text": readable}
-                    file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        rows = [
+            {"reason": reason, "line": line, "text": _readable(text)}
+            for reason, lines in sorted(self.examples.items())
+            for line, text in lines
+        ]
+        replace_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
     def state(self) -> dict[str, Any]:
         """What `restored` needs, for a file."""
@@ -86,6 +86,11 @@ class Refusals:
             for reason, lines in state["examples"].items()
         }
         return cls(Counter(state["counts"]), examples)
+
+
+def _readable(text: str) -> str:
+    """The text with bytes that were no UTF-8 written out."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def checked(row: Row) -> Row | str:
@@ -117,10 +122,12 @@ def block_of(rows: Iterable[tuple[int, Row]], refusals: Refusals) -> Block:
             refusals.add(found, line, "\t".join(map(str, row[1:4])))
         else:
             kept.append(found)
-    columns = [as_texts(row[number] for row in kept) for number in (1, 2, 3)]
+    subjects = as_texts(row[1] for row in kept)
+    relations = as_texts(row[2] for row in kept)
+    texts = as_texts(row[3] for row in kept)
     kinds = np.fromiter((row[0] for row in kept), np.uint8, len(kept))
     numbers = np.fromiter((row[4] for row in kept), np.float64, len(kept))
-    return Block(columns[0], columns[1], columns[2], kinds, numbers)
+    return Block(subjects, relations, texts, kinds, numbers)
 
 
 def joined(first: Block, second: Block) -> Block:

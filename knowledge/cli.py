@@ -11,9 +11,11 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from knowledge.builder import BuildOptions, build_version
+from tqdm import tqdm
+
+from knowledge.builder import BuildOptions, build_from_file
 from knowledge.errors import KnowledgeError
-from knowledge.formats import FORMATS, read_facts
+from knowledge.formats import FORMATS
 from knowledge.graph import KnowledgeGraph
 from knowledge.linking import Link
 from knowledge.training import train_version
@@ -81,14 +83,22 @@ def _add_train(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 
 def _build(options: argparse.Namespace) -> None:
-    facts = read_facts(options.input, options.format)
-    for reason, count in sorted(facts.skipped.items()):
-        _logger.warning("skipped %d rows: %s", count, reason)
     how = BuildOptions(objects=options.objects, activate=not options.no_activate)
-    version = build_version(facts.triples, facts.aliases, options.out, options=how)
+    with tqdm(total=1.0, disable=None, bar_format="{desc} {percentage:3.0f} % {bar}") as bar:
+
+        def progress(stage: str, part: float) -> None:
+            bar.set_description_str(stage, refresh=False)
+            bar.n = part
+            bar.refresh()
+
+        version = build_from_file(
+            options.input, options.format, options.out, options=how, progress=progress
+        )
     stats = check_version(version).stats
     for reason, count in stats["refused"].items():
-        _logger.warning("refused %d facts: %s", count, reason)
+        _logger.warning("refused %d: %s", count, reason)
+    if stats["refused"]:
+        _logger.warning("the first lines of each: %s.refused.jsonl", version)
     _print_json({"version": version.name, "path": str(version), "stats": stats})
 
 

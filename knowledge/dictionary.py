@@ -16,7 +16,7 @@ from knowledge.naming import MERE, SURFACE, Naming
 from knowledge.normalising import character_counts
 from knowledge.runs import Records, merge_runs, whole_groups
 from knowledge.storage import Array, write_array
-from knowledge.strings import StringsWriter, read_table
+from knowledge.string_files import StringsWriter, read_table
 
 _LONGEST_SURFACE = 64
 _LEAST_PRIOR = 6e-8  # about the smallest positive float16: keeps a tiny prior from becoming 0
@@ -38,7 +38,8 @@ def write_dictionary(
     folder: for intermediate files.
     """
     counted = _Counted()
-    paths = [folder / name for name in ("surface.bin", "surface.off.npy", "counts", "ids", "priors")]
+    names = ("surface.bin", "surface.off.npy", "counts", "ids", "priors")
+    paths = [folder / name for name in names]
     with (
         StringsWriter(paths[0], paths[1]) as surfaces,
         paths[2].open("wb") as counts,

@@ -8,6 +8,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from knowledge.checking import (
 )
 from knowledge.errors import FormatError, InvalidInputError
 from knowledge.ntriples import read_ntriples
-from knowledge.splitting import whole_lines
+from knowledge.splitting import Chunk, whole_lines
 from knowledge.storage import Array
 from knowledge.tables import (
     ALIASES,
@@ -110,7 +111,8 @@ def read_blocks(
             pending = b""
             for lines, cut in whole_lines(file):
                 data, final = pending + lines, file.tell() >= size or cut
-                block, taken = FORMATS[file_format](path, data, position.line, final, refusals)
+                chunk = Chunk(path, data, position.line, final)
+                block, taken = FORMATS[file_format](chunk, refusals)
                 pending = data[taken:]
                 line = position.line + data.count(b"\n", 0, taken)
                 if cut:
@@ -153,22 +155,22 @@ def _sense_aliases(senses: list[tuple[str, str]], weights: dict[str, float]) -> 
         yield surface, entity, None if math.isnan(prior) else float(prior)
 
 
-def _read_jsonl(
-    path: Path, data: bytes, line: int, final: bool, refusals: Refusals
-) -> tuple[Block, int]:
+def _read_jsonl(chunk: Chunk, refusals: Refusals) -> tuple[Block, int]:
     """One subject a line: `{subject, alias, type, data: [{predicate, object}]}`.
 
     `alias` is a string or a list, `type` too; both and `data` may be absent. A type becomes a
     fact with the relation 类型. Blank lines are skipped; any other line must fit.
     """
     rows: list[tuple[int, Row]] = []
-    for number, text in enumerate(data.decode("utf-8", "surrogateescape").split("\n")[:-1], line):
+    lines = chunk.data.decode("utf-8", "surrogateescape").split("\n")[:-1]
+    for number, text in enumerate(lines, chunk.line):
         if text.strip():
             try:
                 rows += ((number, row) for row in _subject(json.loads(text)))
             except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise FormatError(path, number, f"is not a subject ({error!r})") from error
-    return block_of(rows, refusals), len(data)
+                reason = f"is not a subject ({error!r})"
+                raise FormatError(chunk.path, number, reason) from error
+    return block_of(rows, refusals), len(chunk.data)
 
 
 def _subject(record: dict[str, Any]) -> list[Row]:
@@ -196,20 +198,17 @@ def _texts(value: object) -> list[str]:
     return [text for text in map(_text, values) if text.strip()]
 
 
-def _read_cndbpedia(
-    path: Path, data: bytes, line: int, final: bool, refusals: Refusals
-) -> tuple[Block, int]:
-    block, taken = read_table(CNDBPEDIA, data, line, final, refusals)
+def _read_cndbpedia(chunk: Chunk, refusals: Refusals) -> tuple[Block, int]:
+    block, taken = read_table(CNDBPEDIA, chunk, refusals)
     return joined(block, block_of(senses_in_brackets(block), refusals)), taken
 
 
-# A reader takes the path (for errors), whole lines, the number of the first of them, whether they
-# are the last, and where to count; it gives their rows, and how many bytes it has read.
-Reader = Callable[[Path, bytes, int, bool, Refusals], tuple[Block, int]]
+# A reader takes whole lines, and where to count; it gives their rows, and the bytes that it read.
+Reader = Callable[[Chunk, Refusals], tuple[Block, int]]
 FORMATS: dict[str, Reader] = {
-    "aliases": lambda path, *block: read_table(ALIASES, *block),
+    "aliases": partial(read_table, ALIASES),
     "cndbpedia": _read_cndbpedia,
     "jsonl": _read_jsonl,
-    "ntriples": lambda path, *block: read_ntriples(*block),
-    "ownthink": lambda path, *block: read_table(OWNTHINK, *block),
+    "ntriples": read_ntriples,
+    "ownthink": partial(read_table, OWNTHINK),
 }

@@ -13,7 +13,8 @@ from knowledge.normalising import normal_forms
 from knowledge.numbering import EXTRA, Numbered, Work, sort_facts
 from knowledge.runs import Records, merge_runs, write_run
 from knowledge.storage import Array
-from knowledge.strings import Strings, StringsWriter, read_table, sort_strings
+from knowledge.string_files import StringsWriter, read_table
+from knowledge.strings import Strings, sort_strings
 
 MERE = 5  # beside the kinds of knowledge.checking: the name of an entity that is only an object
 SURFACE = EXTRA

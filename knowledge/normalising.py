@@ -18,7 +18,7 @@ def normal_forms(texts: Strings) -> Strings:
     if not len(texts):
         return texts
     packed = texts.compact()
-    codes = np.frombuffer(packed.bytes().decode("utf-8").encode("utf-32-le"), np.uint32)
+    codes = np.frombuffer(packed.tobytes().decode("utf-8").encode("utf-32-le"), np.uint32)
     sizes = character_counts(packed)
     folded = _folded(codes)
     special = folded == _ALONE

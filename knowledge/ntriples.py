@@ -8,6 +8,7 @@ import math
 import re
 
 from knowledge.checking import ALIAS, NAME, TRIPLE, Block, Refusals, Row, block_of
+from knowledge.splitting import Chunk
 
 _TERM = r"<([^<>\"{}|^`\x00-\x20]*)>"
 _NODE = r"(_:[^\s<>\"]+)"
@@ -37,17 +38,17 @@ _NAMED_IN = frozenset({"zh", "zh-cn", "zh-hans"})
 _TYPE_RELATION = "类型"
 
 
-def read_ntriples(data: bytes, line: int, final: bool, refusals: Refusals) -> tuple[Block, int]:
+def read_ntriples(chunk: Chunk, refusals: Refusals) -> tuple[Block, int]:
     """The facts, names and surfaces of whole lines; all bytes are read."""
     rows: list[tuple[int, Row]] = []
-    text = data.decode("utf-8", "surrogateescape")
-    for number, statement in enumerate(text.split("\n")[:-1], line):
+    text = chunk.data.decode("utf-8", "surrogateescape")
+    for number, statement in enumerate(text.split("\n")[:-1], chunk.line):
         row = _row(statement.rstrip("\r"))
         if isinstance(row, str):
             refusals.add(row, number, statement)
         elif row is not None:
             rows.append((number, row))
-    return block_of(rows, refusals), len(data)
+    return block_of(rows, refusals), len(chunk.data)
 
 
 def _row(line: str) -> Row | str | None:

@@ -17,7 +17,8 @@ from knowledge.checking import NAME, TRIPLE, WEIGHT, Block
 from knowledge.errors import InvalidInputError
 from knowledge.runs import Merged, Records, merge_runs, remove_run, write_run
 from knowledge.storage import Array, ArrayWriter, write_array
-from knowledge.strings import Strings, StringsWriter, distinct, sort_strings
+from knowledge.string_files import StringsWriter
+from knowledge.strings import Strings, distinct, sort_strings
 
 TEXT_BIT = np.uint32(1 << 31)  # set in tri_obj: the other 31 bits number a text in val.bin
 EXTRA = np.dtype([("entity", "<u4"), ("kind", "u1"), ("number", "<f8")])
@@ -126,7 +127,8 @@ def number_strings(work: Work, blocks: int, building: Path, *, all_objects: bool
             _hand_out(work, stretch, np.stack(numbers, axis=1))
         found.entities, found.values = keys.count, values.count
     if max(found.entities, found.values) >= int(TEXT_BIT):
-        raise InvalidInputError(f"{found.entities} entities and {found.values} texts; allowed: 2^31")
+        counts = f"{found.entities} entities and {found.values} texts"
+        raise InvalidInputError(f"{counts}; allowed are 2^31 of each: build from fewer facts")
     return found
 
 
@@ -162,7 +164,7 @@ def write_facts(paths: Sequence[Path], building: Path, entities: int) -> tuple[i
     ):
         for stretch in merge_runs(paths, np.uint8):
             keys = stretch.records.keys.take(stretch.new)
-            rows = np.frombuffer(keys.bytes(), ">u4").reshape(-1, 3).astype(np.uint32)
+            rows = np.frombuffer(keys.tobytes(), ">u4").reshape(-1, 3).astype(np.uint32)
             np.add.at(counts, rows[:, 0], 1)
             np.add.at(degrees, rows[rows[:, 2] < TEXT_BIT, 2], 1)
             relations.write(rows[:, 1])

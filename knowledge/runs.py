@@ -51,7 +51,7 @@ class Merged:
 def write_run(path: Path, records: Records) -> None:
     """Write sorted records as the run `path`."""
     records.keys.lengths.astype(np.uint32).tofile(path.with_suffix(".len"))
-    path.with_suffix(".txt").write_bytes(records.keys.bytes())
+    path.with_suffix(".txt").write_bytes(records.keys.tobytes())
     np.ascontiguousarray(records.rows).tofile(path.with_suffix(".row"))
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from io import BufferedReader
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,19 @@ from knowledge.strings import Integers, Strings
 
 _NEWLINE, _RETURN, _SPACE, _QUOTE = 10, 13, 32, 34
 BLOCK_BYTES = 16 << 20
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Whole lines of a file.
+
+    line: the number of the first of them; final: whether nothing comes behind them.
+    """
+
+    path: Path
+    data: bytes
+    line: int
+    final: bool
 
 
 @dataclass(frozen=True)

@@ -1,24 +1,25 @@
 """Columns of byte strings: millions at a time are hashed, compared and sorted by numpy.
 
 A string is looked at eight bytes at a time, as a big-endian number padded with zeros, so that
-numbers compare as the bytes do. UTF-8 keeps the order of code points, hence so does this.
+numbers compare as the bytes do. UTF-8 keeps the order of code points, hence so does this. Strings
+of one column may hold NUL only if none is the beginning of another: `a` and `a` + NUL are one here.
+Texts from outside hold none (`knowledge.checking`), and numbers packed as bytes are equally long.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b
-from pathlib import Path
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
 
-from knowledge.storage import Array, ArrayWriter, map_array
+from knowledge.storage import Array
 
 Integers = npt.NDArray[np.int64]
 Words = npt.NDArray[np.uint64]
 _WIDTH = 8
-_BLOCK_BYTES = 16 << 20
 # _MASKS[n] keeps the first n bytes of a word.
 _MASKS: Words = np.array([2**64 - 2 ** (64 - 8 * n) for n in range(9)], np.uint64)
 _LONG = 64 * _WIDTH  # from here on strings are hashed and compared one by one
@@ -70,30 +71,50 @@ class Strings:
         ends = self.starts + self.lengths
         first = int(self.starts.min())
         whole = self.data[first : int(ends.max())].tobytes()
-        places = zip((self.starts - first).tolist(), (ends - first).tolist(), strict=True)
-        return (whole[start:end] for start, end in places)
+        places = map(slice, (self.starts - first).tolist(), (ends - first).tolist())
+        return map(whole.__getitem__, places)
 
     def take(self, rows: Array | slice) -> "Strings":
         """Some rows, in the order given; no byte is copied."""
         return Strings(self.data, self.starts[rows], self.lengths[rows])
 
     def stretch(self, first: int, end: int) -> "Strings":
-        """The rows first ... end - 1 of a compact column, with no more of the buffer than theirs."""
+        """The rows first ... end - 1 of a compact column, with only their part of the buffer."""
         if first >= end:
             return self.take(slice(0, 0))
         start = int(self.starts[first])
         stop = int(self.starts[end - 1] + self.lengths[end - 1]) + _WIDTH
-        return Strings(self.data[start:stop], self.starts[first:end] - start, self.lengths[first:end])
+        return Strings(
+            self.data[start:stop], self.starts[first:end] - start, self.lengths[first:end]
+        )
 
-    def bytes(self) -> bytes:
+    def tobytes(self) -> bytes:
         """All strings end to end."""
-        if not self._is_compact():
-            return b"".join(self)
-        return self.data[: len(self.data) - _WIDTH].tobytes()
+        if self._is_compact():
+            return self.data[: len(self.data) - _WIDTH].tobytes()
+        total = int(self.lengths.sum())
+        copy = np.empty(total + _WIDTH, np.uint8)
+        target: Words = np.ndarray((total + 1,), "<u8", copy, 0, (1,))
+        places = np.cumsum(self.lengths) - self.lengths
+        # Eight bytes at a time. A short string spills over what follows, which is written later.
+        rows = np.flatnonzero(self.lengths < _WIDTH)
+        target[places[rows]] = self._view[self.starts[rows]]
+        rows = np.flatnonzero(self.lengths >= _WIDTH)
+        last = self.lengths[rows] - _WIDTH
+        target[places[rows] + last] = self._view[self.starts[rows] + last]
+        done = 0
+        while len(rows) and done < _LONG:
+            target[places[rows] + done] = self._view[self.starts[rows] + done]
+            done += _WIDTH
+            rows = rows[self.lengths[rows] >= done + _WIDTH]
+        for row in rows.tolist():
+            text = np.frombuffer(self[row], np.uint8)
+            copy[places[row] : places[row] + len(text)] = text
+        return copy[:total].tobytes()
 
     def compact(self) -> "Strings":
         """The same strings end to end in a buffer of their own."""
-        return self if self._is_compact() else Strings.packed(self.bytes(), self.lengths)
+        return self if self._is_compact() else Strings.packed(self.tobytes(), self.lengths)
 
     def _is_compact(self) -> bool:
         ends = np.cumsum(self.lengths)
@@ -217,7 +238,7 @@ def _sort_rest(strings: Strings, order: Integers, new: Array, tied: Integers) ->
     ranked = sorted(zip(groups, (strings[row] for row in rows), rows, strict=True))
     order[tied] = [row for _, _, row in ranked]
     pairs = [(group, text) for group, text, _ in ranked]
-    new[tied] = [True, *(a != b for a, b in zip(pairs, pairs[1:], strict=False))]
+    new[tied] = [True, *(a != b for a, b in pairwise(pairs))]
 
 
 def _changes(values: Array) -> npt.NDArray[np.bool_]:
@@ -237,42 +258,3 @@ def _mixed(words: Words) -> Words:
 def as_texts(texts: Iterable[str]) -> Strings:
     """A column of texts, as UTF-8."""
     return Strings.of([text.encode("utf-8") for text in texts])
-
-
-class StringsWriter:
-    """Writes the files of a `StringTable` piece by piece: bytes, and n + 1 positions."""
-
-    def __init__(self, data: Path, offsets: Path) -> None:
-        self._data = data.open("wb")
-        self._offsets = ArrayWriter(offsets, np.uint64)
-        self._offsets.write(np.zeros(1, np.uint64))
-        self._position = self.count = 0
-
-    def __enter__(self) -> "StringsWriter":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._data.close()
-        self._offsets.__exit__()
-
-    def write(self, strings: Strings) -> None:
-        """Append strings."""
-        ends = self._position + np.cumsum(strings.lengths)
-        self._data.write(strings.bytes())
-        self._offsets.write(ends)
-        self._position = int(ends[-1]) if len(ends) else self._position
-        self.count += len(strings)
-
-
-def read_table(data: Path, offsets: Path, rows: int = 200_000) -> Iterator[Strings]:
-    """The strings of a `StringTable` in blocks of at most `rows`, and about 16 MB."""
-    positions = map_array(offsets)
-    first, total = 0, len(positions) - 1
-    with data.open("rb") as file:
-        while first < total:
-            limit = positions[first] + np.uint64(_BLOCK_BYTES)
-            end = int(np.searchsorted(positions[first : first + rows + 1], limit, "right")) - 1
-            end = first + max(1, min(end, total - first))
-            lengths = np.diff(positions[first : end + 1].astype(np.int64))
-            yield Strings.packed(file.read(int(lengths.sum())), lengths)
-            first = end

@@ -25,7 +25,7 @@ from knowledge.checking import (
     joined,
 )
 from knowledge.normalising import normal_forms
-from knowledge.splitting import Lines
+from knowledge.splitting import Chunk, Lines
 from knowledge.storage import Array
 from knowledge.strings import Strings
 
@@ -39,8 +39,13 @@ Columns = tuple[Strings, Strings, Strings]
 class Reading(Protocol):
     """What sets one table apart from the others."""
 
-    separator: str
-    quotes: bool
+    @property
+    def separator(self) -> str:
+        """What stands between two fields."""
+
+    @property
+    def quotes(self) -> bool:
+        """Whether a quoted field may hold separators and line breaks."""
 
     def row(self, fields: Fields) -> Row | str:
         """The fields of a line -> a row, or the reason to refuse it."""
@@ -141,28 +146,26 @@ class AliasTable:
 
 
 OWNTHINK = FactTable(",", True, _ALIASES | {"歧义关系": SENSE, "歧义权重": WEIGHT})
-CNDBPEDIA = FactTable(
-    "\t", False, _ALIASES, {"BaiduTAG": TYPE_RELATION, "BaiduCARD": "描述"}
-)
+CNDBPEDIA = FactTable("\t", False, _ALIASES, {"BaiduTAG": TYPE_RELATION, "BaiduCARD": "描述"})
 ALIASES = AliasTable()
 
 
-def read_table(
-    table: Reading, data: bytes, line: int, final: bool, refusals: Refusals
-) -> tuple[Block, int]:
-    """The rows of whole lines, the first of which has the number `line`.
+def read_table(table: Reading, chunk: Chunk, refusals: Refusals) -> tuple[Block, int]:
+    """The rows of whole lines.
 
     Also how many bytes were read: fewer than all if a quoted field goes on behind them, which it
-    cannot if they are `final`.
+    cannot if they are final.
     """
-    lines = Lines(data, ord(table.separator), table.quotes)
+    lines = Lines(chunk.data, ord(table.separator), table.quotes)
     plain = lines.plain.copy()
     rows = np.flatnonzero(plain)
     plain[rows] = table.is_plain(lines.columns(rows))
-    odd, end = _odd_rows(table, lines, plain, final, refusals, line)
-    fast = _normalised(table.block(lines.columns(np.flatnonzero(plain[:end]))), refusals, line)
+    odd, end = _odd_rows(table, lines, plain, chunk, refusals)
+    fast = _normalised(
+        table.block(lines.columns(np.flatnonzero(plain[:end]))), refusals, chunk.line
+    )
     slow = block_of(odd, refusals)
-    taken = int(lines.starts[end]) if end < len(plain) else len(data)
+    taken = int(lines.starts[end]) if end < len(plain) else len(chunk.data)
     return joined(fast, slow) if len(slow) else fast, taken
 
 
@@ -198,9 +201,8 @@ def _odd_rows(
     table: Reading,
     lines: Lines,
     plain: npt.NDArray[np.bool_],
-    final: bool,
+    chunk: Chunk,
     refusals: Refusals,
-    line: int,
 ) -> tuple[list[tuple[int, Row]], int]:
     """(line, row) of what is not plain, and the number of lines that were read.
 
@@ -212,16 +214,17 @@ def _odd_rows(
         if number < behind:
             continue
         fields, count = _record(table, lines, number)
-        if not count and not final and number:
+        # It goes on in the next chunk, unless it fills all of this one: then its quote is broken.
+        if not count and not chunk.final and number:
             end = number
             break
         behind = number + max(count, 1)
         plain[number:behind] = False
         row = "row: broken quotes" if fields is None else table.row(fields)
         if isinstance(row, str):
-            refusals.add(row, line + number, lines.text(number))
+            refusals.add(row, chunk.line + number, lines.text(number))
         else:
-            found.append((line + number, row))
+            found.append((chunk.line + number, row))
     return found, end
 
 
