@@ -282,6 +282,7 @@ def test_an_adapter_changes_bare_networks_as_it_does_built_ones(
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # torch's own, once a process
 def test_a_compiled_denoiser_has_a_plain_copy_for_the_retry_in_float32(micro_model_folder):
     denoiser, bare = (
         load_model(micro_model_folder, bare=components).denoiser for components in ((), ["unet"])
