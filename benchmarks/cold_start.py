@@ -11,7 +11,6 @@ Processor seconds stand beside the clock's, for a machine that does other work t
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -36,6 +35,8 @@ def main() -> None:
     if options.child is not None:
         print(json.dumps(child(options.model, options.child, options.calls)))
         return
+    from first_picture import machine  # not above: a child's imports are what is measured
+
     ways = {EAGER: ""} | dict(word.split("=", 1) for word in options.artifacts)
     runs: dict[str, list[dict[str, Any]]] = {way: [] for way in ways}
     for _ in range(options.rounds):
@@ -45,7 +46,7 @@ def main() -> None:
     warm = {w: started(options.model, folder, options.calls or 50) for w, folder in ways.items()}
     report = {
         "command": f"python benchmarks/cold_start.py {' '.join(sys.argv[1:])}",
-        "machine": machine(),
+        "machine": machine() | {"load_average": [round(value, 1) for value in os.getloadavg()]},
         "prompt": PROMPT,
         "rounds": options.rounds,
         "cold": {way: medians(found) for way, found in runs.items()},
@@ -140,24 +141,6 @@ def medians(runs: list[dict[str, Any]]) -> dict[str, Any]:
     first = [run["first_picture_seconds"] for run in runs]
     return {name: round(statistics.median(run[name] for run in runs), 4) for name in names} | {
         "first_picture_best_and_worst": [min(first), max(first)]
-    }
-
-
-def machine() -> dict[str, Any]:
-    """What the figures hold for."""
-    import torch
-
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-    )
-    return {
-        "processor": platform.machine(),
-        "capability": torch.backends.cpu.get_cpu_capability(),
-        "cores": os.cpu_count(),
-        "load_average": [round(value, 1) for value in os.getloadavg()],
-        "torch": str(torch.__version__),
-        "python": platform.python_version(),
-        "commit": commit.stdout.strip(),
     }
 
 

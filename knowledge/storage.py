@@ -5,7 +5,7 @@ A mapped file must never be overwritten or truncated (SIGBUS), so nothing here w
 
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from tokenize import TokenError
 from typing import Any
@@ -76,7 +76,7 @@ class StringTable:
 
     @classmethod
     def open(cls, data: Path, offsets: Path) -> "StringTable":
-        """Map a table written by `write_strings`."""
+        """Map a table written by `string_files.StringsWriter`."""
         positions = map_array(offsets)
         size = data.stat().st_size
         if positions.ndim != 1 or not len(positions) or int(positions[-1]) != size:
@@ -110,15 +110,6 @@ class StringTable:
     def _bytes(self, index: int) -> bytes:
         start, end = int(self._offsets[index]), int(self._offsets[index + 1])
         return self._data[start:end].tobytes()
-
-
-def write_strings(data: Path, offsets: Path, strings: Iterable[str]) -> None:
-    """Write a `StringTable`: the bytes to `data`, n + 1 uint64 positions to `offsets`."""
-    positions = [0]
-    with data.open("wb") as file:
-        for string in strings:
-            positions.append(positions[-1] + file.write(string.encode("utf-8")))
-    write_array(offsets, np.array(positions, np.uint64))
 
 
 def write_matrix(path: Path, matrix: Array) -> None:

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 from server.errors import Problem
+from server.results import write_flushed
 
 KEPT_SECONDS = 184 * 86_400  # six months, whichever they are
 
@@ -39,7 +40,7 @@ class LabelLog:
             kept = [line for line in lines if _time_of(line) >= due]
             if len(kept) < len(lines):
                 shorter = self._path.with_suffix(".writing")
-                shorter.write_text("".join(kept), encoding="utf-8")
+                write_flushed(shorter, "".join(kept).encode())
                 shorter.replace(self._path)
 
 

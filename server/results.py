@@ -29,7 +29,7 @@ class ResultStore:
         try:
             temporary.mkdir()
             for name, content in files.items():
-                _write_flushed(temporary / name, content)
+                write_flushed(temporary / name, content)
             shutil.rmtree(final, ignore_errors=True)
             temporary.rename(final)
             _flush_folder(self._folder)
@@ -75,7 +75,8 @@ def lock_state(folder: Path) -> IO[bytes]:
     return file
 
 
-def _write_flushed(path: Path, content: bytes) -> None:
+def write_flushed(path: Path, content: bytes) -> None:
+    """Write a file; it is on the disk when this returns. Raises `OSError`."""
     with path.open("wb") as file:
         file.write(content)
         file.flush()

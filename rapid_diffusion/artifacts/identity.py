@@ -4,8 +4,6 @@ Code is compiled for the very processor (`-march=native`), so that one without i
 would stop the process; everything here is compared before anything is loaded.
 """
 
-import hashlib
-import json
 import os
 import platform
 import re
@@ -15,7 +13,7 @@ from typing import Any, Literal, get_args
 
 import torch
 
-from rapid_diffusion.checkpoints.folder import folder_digest, read_json
+from rapid_diffusion.checkpoints.folder import folder_digest, json_digest, read_json
 from rapid_diffusion.errors import InvalidRequestError
 from rapid_diffusion.version import __version__
 
@@ -44,7 +42,7 @@ class MadeFor:
     def key(self) -> str:
         """16 hexadecimal digits that name the folder of such artifacts."""
         facts = asdict(self) | {"processor": _short(self.device, self.processor)}
-        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+        return json_digest(facts)[:16]
 
     def differences(self, made: dict[str, Any]) -> list[str]:
         """What keeps an artifact whose manifest says `made` from running here, by name."""
@@ -91,7 +89,7 @@ def architecture_of(model: Path) -> str:
     """`sha256:…` of the sizes of a model's components, whatever its weights are."""
     files = [model / part / "config.json" for part in CONFIGS if (model / part).is_dir()]
     sizes = {file.parent.name: read_json(file) for file in files}
-    return f"sha256:{hashlib.sha256(json.dumps(sizes, sort_keys=True).encode()).hexdigest()}"
+    return f"sha256:{json_digest(sizes)}"
 
 
 def processor_of(device: torch.device) -> tuple[str, ...]:
@@ -99,13 +97,17 @@ def processor_of(device: torch.device) -> tuple[str, ...]:
     if device.type == "cuda":
         major, minor = torch.cuda.get_device_capability(device)
         return torch.cuda.get_device_name(device), f"sm_{major}{minor}"
+    return tuple(sorted({*instruction_sets(), platform.machine()}))
+
+
+def instruction_sets() -> list[str]:
+    """Those of this CPU, as Linux spells them; none where the system does not say."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:
-        text = ""
+        return []
     found = re.search(r"(?m)^(?:flags|Features)\s*:(.*)$", text)
-    flags = found[1].split() if found else []
-    return tuple(sorted({*flags, platform.machine()}))
+    return found[1].split() if found else []
 
 
 def default_folder(name: str, made: MadeFor) -> Path:

@@ -4,14 +4,13 @@ Loading an artifact executes native code, so a file that is not listed, or is no
 written, is refused before anything is loaded.
 """
 
-import hashlib
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from rapid_diffusion.artifacts.identity import MadeFor, WeightPlace
-from rapid_diffusion.checkpoints.folder import read_json, write_json
+from rapid_diffusion.checkpoints.folder import json_digest, read_json, write_json
+from rapid_diffusion.checkpoints.manifest import check_files, list_files
 from rapid_diffusion.errors import ArtifactError, CheckpointError
 
 MANIFEST = "artifacts.json"
@@ -25,9 +24,9 @@ def write_artifact_manifest(
     folder: Path, made: Mapping[str, Any], parts: Mapping[str, Any]
 ) -> None:
     """List all files below `folder`; raises `OutputError`."""
-    files = {name: _entry(folder / name) for name in _names(folder)}
+    files = list_files(folder, _names(folder))
     told = {"format": FORMAT, "made_for": made, "parts": parts, "files": files}
-    write_json(folder / MANIFEST, {**told, "checksum": _checksum(told)})
+    write_json(folder / MANIFEST, {**told, "checksum": f"sha256:{json_digest(told)}"})
 
 
 def read_artifact_manifest(folder: Path, here: Callable[[WeightPlace], MadeFor]) -> dict[str, Any]:
@@ -42,11 +41,11 @@ def read_artifact_manifest(folder: Path, here: Callable[[WeightPlace], MadeFor])
             folder / MANIFEST, f"format {told.get('format')!r}; {FORMAT} is read: {NEXT_STEP}"
         )
     stated = told.pop("checksum", None)
-    if stated != _checksum(told):
+    if stated != f"sha256:{json_digest(told)}":
         raise ArtifactError(folder / MANIFEST, f"differs from its own checksum; {NEXT_STEP}")
     if differing := here(told["made_for"]["weights"]).differences(told["made_for"]):
         raise ArtifactError(folder, f"made for something else: {'; '.join(differing)}; {NEXT_STEP}")
-    _check_files(folder, told["files"])
+    check_files(folder / MANIFEST, _names(folder), told["files"], NEXT_STEP, ArtifactError)
     return told | {"checksum": stated}
 
 
@@ -59,32 +58,6 @@ def _read(path: Path) -> dict[str, Any]:
         raise ArtifactError(path, f"cannot be read ({error}); {NEXT_STEP}") from error
 
 
-def _check_files(folder: Path, listed: Mapping[str, Any]) -> None:
-    there = set(_names(folder))
-    for name in sorted(there | set(listed)):
-        if name not in there:
-            raise ArtifactError(folder / name, f"is missing; {NEXT_STEP}")
-        if name not in listed:
-            raise ArtifactError(folder / name, f"is not in {MANIFEST}; remove it")
-        if _entry(folder / name) != listed[name]:
-            raise ArtifactError(
-                folder / name, f"differs from its checksum in {MANIFEST}; {NEXT_STEP}"
-            )
-
-
 def _names(folder: Path) -> list[str]:
     files = (path.relative_to(folder) for path in folder.rglob("*") if not path.is_dir())
     return sorted(file.as_posix() for file in files if file.as_posix() != MANIFEST)
-
-
-def _entry(file: Path) -> dict[str, Any]:
-    try:
-        with file.open("rb") as opened:
-            digest = hashlib.file_digest(opened, "sha256").hexdigest()
-        return {"bytes": file.stat().st_size, "sha256": digest}
-    except OSError as error:
-        raise ArtifactError(file, f"cannot be read ({error.strerror}); {NEXT_STEP}") from error
-
-
-def _checksum(told: Mapping[str, Any]) -> str:
-    return f"sha256:{hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()}"

@@ -193,6 +193,11 @@ def write_json(path: str | Path, value: Mapping[str, Any]) -> None:
     write_bytes(path, (text + "\n").encode())
 
 
+def json_digest(value: object) -> str:
+    """64 hexadecimal digits over `value` as JSON, in whatever order its keys are."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
 def folder_digest(folder: str | Path) -> str:
     """`sha256:…` over the sorted relative names and contents of all files below `folder`.
 
@@ -205,7 +210,7 @@ def folder_digest(folder: str | Path) -> str:
     if not folder.is_dir():
         raise CheckpointError(folder, "no such folder. Check the name, or fetch the model.")
     whole = hashlib.sha256()
-    for name in sorted(_visible_files(folder)):
+    for name in sorted(visible_files(folder)):
         try:
             with (folder / name).open("rb") as file:
                 content = hashlib.file_digest(file, "sha256").hexdigest()
@@ -215,7 +220,8 @@ def folder_digest(folder: str | Path) -> str:
     return f"sha256:{whole.hexdigest()}"
 
 
-def _visible_files(folder: Path) -> list[str]:
+def visible_files(folder: Path) -> list[str]:
+    """The relative names of all files below `folder` but hidden ones, in no order."""
     relative = (file.relative_to(folder) for file in folder.rglob("*") if file.is_file())
     return [
         name.as_posix() for name in relative if not any(part.startswith(".") for part in name.parts)

@@ -75,12 +75,10 @@ def model_health(name_or_path: str) -> dict[str, Any]:
 
 def cpu_features() -> list[str]:
     """Those of `CPU_FEATURES` that this processor has; none where the system does not say."""
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return []
-    flags = set(re.sub(r"(?m)^(?!flags).*$", "", text).split())
-    return [name for name in CPU_FEATURES if name in flags]
+    from rapid_diffusion.artifacts.identity import instruction_sets
+
+    there = instruction_sets()
+    return [name for name in CPU_FEATURES if name in there]
 
 
 def _devices() -> list[dict[str, Any]]:
