@@ -286,7 +286,7 @@ def test_full_disk_fails_the_job_and_leaves_nothing_half_written(
     def full(path: Path, content: bytes) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("server.results._write_flushed", full)
+    monkeypatch.setattr("server.results.write_flushed", full)
     gate.open.set()
     client = jobs()
     job = done(client, client.post("/v1/jobs", json=BODY).json())
