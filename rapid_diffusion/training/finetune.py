@@ -70,7 +70,8 @@ class Finetuning:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model.text_encoder.to(device)
         self.model.denoiser.to(device)
-        self.lesson = Lesson(self.model, self.mixture, Memory(self.model))
+        memory = Memory(self.model) if self.mixture.old else None  # before the branches are there
+        self.lesson = Lesson(self.model, self.mixture, memory)
         self.branches = self._add_branches() if config.method == "lora" else None
         self.model.denoiser.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 

@@ -87,16 +87,16 @@ class Memory:
 
 @dataclass(frozen=True)
 class Lesson:
-    """A model, the examples it goes on learning from, and what it remembers of the old ones."""
+    """A model, the examples it goes on learning from, and what it remembers of old ones, if any."""
 
     model: Model
     mixture: Mixture
-    memory: Memory
+    memory: Memory | None
 
     def latents(self, tokens: Tokens, clean: Tensor) -> Tensor:
         """What the draft is to say (B, C, h, w): the latents, of old rows the memory's."""
         count = self.mixture.rehearsed(len(clean))
-        if not count:
+        if self.memory is None or not count:
             return clean
         old = slice(len(clean) - count, len(clean))
         return torch.cat([clean[:-count], self.memory.draft(rows_of(tokens, old)).to(clean)])
@@ -104,7 +104,7 @@ class Lesson:
     def velocity(self, tokens: Tokens, clean: Tensor, noise: Tensor, times: Tensor) -> Tensor:
         """What the UNet is to say (B, C, h, w): noise - clean, of old rows the memory's."""
         truth, count = noise - clean, self.mixture.rehearsed(len(clean))
-        if not count:
+        if self.memory is None or not count:
             return truth
         old = slice(len(clean) - count, len(clean))
         said = self.memory.velocity(rows_of(tokens, old), clean[old], noise[old], times[old])
