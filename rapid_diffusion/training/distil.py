@@ -15,6 +15,7 @@ from safetensors import safe_open
 from rapid_diffusion.checkpoints.folder import find_weights, folder_digest, load_strict
 from rapid_diffusion.components import EMBEDDED, INDEX, components_of, find_model
 from rapid_diffusion.denoising.denoiser import Denoiser
+from rapid_diffusion.denoising.samplers import SAMPLERS, flow_dpmpp_2m
 from rapid_diffusion.errors import InvalidRequestError
 from rapid_diffusion.files import check_replaceable
 from rapid_diffusion.model_folder import (
@@ -39,6 +40,8 @@ from rapid_diffusion.training.stages import Stage, encode_short, stage_folder
 
 NAME = "distil"
 MOST_STEPS = 8
+#: A teacher of more steps takes so many here: what they cost is most of what a step costs.
+TEACHER_STEPS = 8
 LOOP = LoopConfig(600, 32, 3e-4, warmup=20, cooldown=300, ema=0.95, log_every=10, sample_every=100)
 #: Layers that stay the teacher's: what a sentence says to which place is not what few steps change.
 KEPT = ".attentions."
@@ -100,7 +103,6 @@ class Distilling:
         self.model = load_model(folder)
         self.examples, _ = open_examples_of(config.data, self.model)
         card = self.model.card
-        self.teacher_scale = card.guidance_scale
         self.card = replace(
             card,
             name=config.name or f"{card.name}-{steps}",
@@ -132,11 +134,16 @@ class Distilling:
         encoder = self.model.text_encoder.to(device).requires_grad_(False)
         denoiser = self.model.denoiser.to(device, memory_format=torch.channels_last)
         blank = self.examples.tokenizer([""], [[]], encoder.entity_dimension)
+        card = self.model.card
+        own = SAMPLERS[card.scheduler]
         teacher = Teacher(
             denoiser.requires_grad_(False),
-            self.teacher_scale,
-            self.card.shift,
+            card.guidance_scale,
+            card.shift,
             encode_short(encoder, blank),
+            # Targets are states on one way: none that noise was added to.
+            flow_dpmpp_2m if own(2, card.shift).is_stochastic else own,
+            min(TEACHER_STEPS, card.num_inference_steps),
         )
         student = copy.deepcopy(denoiser)
         for name, weight in student.network.named_parameters():

@@ -15,25 +15,29 @@ from torch import Tensor
 from torch.nn import functional
 
 from rapid_diffusion.denoising.denoiser import Denoiser
-from rapid_diffusion.denoising.samplers import flow_dpmpp_2m
+from rapid_diffusion.denoising.samplers import SamplerTable, flow_dpmpp_2m
 from rapid_diffusion.denoising.schedules import TIMESTEPS, flow_times
 from rapid_diffusion.text.encoder import KnowledgeTextEncoder, TextStates
 from rapid_diffusion.training.config import LoopConfig
 from rapid_diffusion.training.data import Examples, step_generator
 from rapid_diffusion.training.stages import Stage, encode_short
 
-#: The teacher takes so many steps at least, and two for each of the student's.
-TEACHER_STEPS = 8
+Sampler = Callable[[int, float], SamplerTable]
 
 
 @dataclass(frozen=True)
 class Teacher:
-    """A fixed denoiser that draws with guidance, and the states (1, L, D) of the empty sentence."""
+    """A fixed denoiser that draws with guidance: how, and the states (1, L, D) of no sentence.
+
+    It takes `steps` at least, and two for each of the student's.
+    """
 
     denoiser: Denoiser
     scale: float
     shift: float
     blank: TextStates
+    sampler: Sampler = flow_dpmpp_2m
+    steps: int = 8
 
     @torch.no_grad()
     def clean(self, latents: Tensor, times: Tensor, states: TextStates) -> Tensor:
@@ -51,9 +55,9 @@ class Teacher:
 
     def states_at(self, steps: int, noise: Tensor, states: TextStates) -> list[Tensor]:
         """Where it is at the `steps` + 1 times of a student, from noise (B, C, h, w) to picture."""
-        inner = max(2, -(-TEACHER_STEPS // steps))
+        inner = max(2, -(-self.steps // steps))
         latents, previous, passed = noise, torch.zeros_like(noise), [noise]
-        for number, row in enumerate(flow_dpmpp_2m(steps * inner, self.shift).rows(), 1):
+        for number, row in enumerate(self.sampler(steps * inner, self.shift).rows(), 1):
             times = torch.full((len(noise),), row.timestep / TIMESTEPS, device=noise.device)
             clean = self.clean(latents, times, states)
             latents = row.a * latents + row.b * clean + row.c * previous
