@@ -1,4 +1,4 @@
-"""`rapid-diffusion generate | train | finetune | data | evaluate | serve | inspect | verify | …`.
+"""`rapid-diffusion generate | train | finetune | distil | data | evaluate | serve | inspect | …`.
 
 Data goes to stdout, log lines and progress bars to stderr. An error is one line on stderr and an
 exit code of `EXIT_CODES`.
@@ -15,6 +15,7 @@ import typer
 
 from rapid_diffusion.commands.compile import compile_model
 from rapid_diffusion.commands.data import data
+from rapid_diffusion.commands.distil import distil
 from rapid_diffusion.commands.doctor import doctor
 from rapid_diffusion.commands.evaluate import evaluate
 from rapid_diffusion.commands.finetune import finetune
@@ -47,7 +48,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for command in (generate, train, finetune, evaluate, serve, inspect, verify, doctor):
+for command in (generate, train, finetune, distil, evaluate, serve, inspect, verify, doctor):
     app.command(epilog=EPILOG)(command)
 app.command("compile", epilog=EPILOG)(compile_model)
 app.add_typer(data, name="data")

@@ -61,7 +61,7 @@ def replacing_folder(path: str | Path, mark: str) -> Iterator[Path]:
         OutputError: any `OSError` on the way, or something else is at `path`.
     """
     folder = Path(path).absolute()
-    _check_target(folder, mark)
+    check_replaceable(folder, mark)
     temporary = folder.with_name(f".{folder.name}.partial")
     try:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -74,7 +74,7 @@ def replacing_folder(path: str | Path, mark: str) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _check_target(folder: Path, mark: str) -> None:
+def check_replaceable(folder: Path, mark: str) -> None:
     """Our own may be replaced; a folder of something else would be lost."""
     if folder.is_dir() and ((folder / mark).is_file() or not any(folder.iterdir())):
         return

@@ -4,7 +4,7 @@ import shutil
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -25,8 +25,9 @@ from rapid_diffusion.checkpoints.folder import (
     write_weights,
 )
 from rapid_diffusion.checkpoints.manifest import write_manifest
+from rapid_diffusion.components import BASE, INDEX, base_entry, components_of
 from rapid_diffusion.config import TextConfig
-from rapid_diffusion.denoising.denoiser import Denoiser, load_denoiser
+from rapid_diffusion.denoising.denoiser import WEIGHTS, Denoiser, load_denoiser
 from rapid_diffusion.denoising.samplers import SAMPLERS
 from rapid_diffusion.errors import CheckpointError, InvalidRequestError
 from rapid_diffusion.files import replacing_folder
@@ -35,16 +36,16 @@ from rapid_diffusion.text.clip import ContrastivePair, read_pair, write_pair
 from rapid_diffusion.text.encoder import KnowledgeTextEncoder, build_text_encoder
 from rapid_diffusion.text.tokens import TextTokenizer
 
-INDEX = "model_index.json"
-EMBEDDED = Path(__file__).parent / "models"
-
 Storage = Literal["float32", "float16", "int8"]
 Record = TypeVar("Record")
 
 
 @dataclass(frozen=True)
 class ModelCard:
-    """What a model says of itself, and what a call without parameters does."""
+    """What a model says of itself, and what a call without parameters does.
+
+    `teacher`: name and digest of the model that a student was distilled from.
+    """
 
     name: str
     license: str = ""
@@ -54,6 +55,7 @@ class ModelCard:
     guidance_scale: float = 3.0
     scheduler: str = "dpmpp_2m"
     upscale: int = 4
+    teacher: str = ""
 
 
 @dataclass
@@ -74,23 +76,6 @@ class Model:
     pair: ContrastivePair | None = None
 
 
-def find_model(name_or_path: str | Path) -> Path:
-    """The folder of an embedded model's name or of a path.
-
-    Raises `CheckpointError` naming the models there are.
-    """
-    folders = [Path(name_or_path), EMBEDDED / name_or_path]
-    for folder in folders:
-        if (folder / INDEX).is_file():
-            return folder
-    if folders[0].is_dir():
-        raise CheckpointError(name_or_path, f"has no {INDEX}; this is not a model folder")
-    embedded = sorted(path.name for path in EMBEDDED.glob("*") if path.is_dir())
-    raise CheckpointError(
-        name_or_path, f"no such model folder; give a path, or one of the embedded: {embedded}"
-    )
-
-
 def load_model(
     folder: Path,
     knowledge: KnowledgeGraph | str | Path | bool | None = None,
@@ -102,23 +87,23 @@ def load_model(
     for code that was compiled ahead of time. Raises `CheckpointError` naming the file that is
     missing, damaged or does not fit.
     """
-    card = _read_card(folder)
-    text_folder, upscaler_folder = folder / "text_encoder", folder / "super_resolution"
+    card, parts = _read_card(folder), components_of(folder)
+    text_folder, upscaler_folder = parts["text_encoder"], parts["super_resolution"]
     text_config = _record(
         TextConfig, read_json(text_folder / "config.json"), text_folder / "config.json"
     )
-    tokenizer = TextTokenizer.from_folder(folder / "tokenizer", text_config.max_length)
+    tokenizer = TextTokenizer.from_folder(parts["tokenizer"], text_config.max_length)
     text_encoder = _read_text_encoder(text_config, text_folder, "text_encoder" in bare).eval()
     model = Model(
         card=card,
         tokenizer=tokenizer,
         text_config=text_config,
         text_encoder=text_encoder,
-        denoiser=load_denoiser(folder / "unet", "unet" in bare).eval(),
-        autoencoder=load_autoencoder(folder / "vae", "vae" in bare).eval(),
+        denoiser=load_denoiser(parts["unet"], "unet" in bare, parts.unet_below).eval(),
+        autoencoder=load_autoencoder(parts["vae"], "vae" in bare).eval(),
         upscaler=Upscaler.from_folder(upscaler_folder) if upscaler_folder.is_dir() else None,
-        graph=_open_graph(folder / "knowledge", knowledge, text_config.entity_dimension),
-        pair=read_pair(folder / "image_tower", text_encoder, "image_tower" in bare),
+        graph=_open_graph(parts["knowledge"], knowledge, text_config.entity_dimension),
+        pair=read_pair(parts["image_tower"], text_encoder, "image_tower" in bare),
     )
     _check_fit(model, folder)
     return model
@@ -133,6 +118,23 @@ def save_model(model: Model, folder: Path, storage: Storage = "float16") -> None
     """
     with replacing_folder(folder, INDEX) as temporary:
         _write_components(model, temporary, storage)
+        write_manifest(temporary)
+
+
+def save_shared(model: Model, base: Path, folder: Path, storage: Storage) -> None:
+    """Write a folder of what `model` changes of the UNet in `base`; the rest stays there.
+
+    `base` must be beside it or embedded when it is opened. Raises `OutputError`.
+    """
+    before = read_weights(base / "unet")
+    now = model.denoiser.network.state_dict()
+    changed = {name: now[name] for name in now if not torch.equal(now[name].cpu(), before[name])}
+    with replacing_folder(folder, INDEX) as temporary:
+        (temporary / "unet").mkdir()
+        shutil.copyfile(base / "unet" / "config.json", temporary / "unet" / "config.json")
+        write_weights(stored(changed, storage), temporary / "unet" / WEIGHTS)
+        entry = {BASE: base_entry(base, read_json(base / INDEX)["card"]["name"])}
+        _write_index(model.card, temporary, entry)
         write_manifest(temporary)
 
 
@@ -154,9 +156,13 @@ def _write_components(model: Model, folder: Path, storage: Storage) -> None:
         version = folder / "knowledge" / model.graph.path.name
         shutil.copytree(model.graph.path, version)
         (folder / "knowledge" / "CURRENT").write_text(f"{version.name}\n", encoding="utf-8")
+    _write_index(model.card, folder, {})
+
+
+def _write_index(card: ModelCard, folder: Path, base: dict[str, Any]) -> None:
     parts = sorted(path.name for path in folder.iterdir())
     index = {"_class_name": "RapidDiffusionPipeline", "components": parts}
-    write_json(folder / INDEX, index | {"card": asdict(model.card)})
+    write_json(folder / INDEX, index | base | {"card": asdict(card)})
 
 
 def stored(weights: dict[str, Tensor], storage: str) -> dict[str, Tensor]:

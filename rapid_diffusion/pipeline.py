@@ -13,6 +13,7 @@ from knowledge.graph import KnowledgeGraph
 from rapid_diffusion.adapters import Adapters, TakesAdapters
 from rapid_diffusion.artifacts.loading import Artifacts
 from rapid_diffusion.candidates import check_candidates
+from rapid_diffusion.components import find_model
 from rapid_diffusion.denoising.engine import (
     FIT_LIMIT,
     Engine,
@@ -31,7 +32,6 @@ from rapid_diffusion.model_folder import (
     Model,
     Storage,
     exchanged_graph,
-    find_model,
     save_model,
 )
 from rapid_diffusion.opening import move_model, open_model

@@ -10,7 +10,8 @@ import torch
 from rapid_diffusion import CheckpointError, InvalidRequestError, OutputError
 from rapid_diffusion.checkpoints.folder import folder_digest, read_json, read_weights
 from rapid_diffusion.checkpoints.manifest import check_manifest
-from rapid_diffusion.model_folder import find_model, load_model, save_model, stored
+from rapid_diffusion.components import find_model
+from rapid_diffusion.model_folder import load_model, save_model, stored
 
 WEIGHTS = {
     "text_encoder": "model.safetensors",
@@ -49,7 +50,7 @@ def test_a_name_that_is_no_model_is_answered_with_those_there_are(tmp_path):
 
 
 def test_a_folder_that_is_no_model_does_not_hide_an_embedded_one(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr("rapid_diffusion.model_folder.EMBEDDED", tmp_path)
+    monkeypatch.setattr("rapid_diffusion.components.EMBEDDED", tmp_path)
     (tmp_path / "here" / "model").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "here")
     assert find_model("model") == folder

@@ -49,7 +49,7 @@ def table(page: Path) -> list[list[str]]:
 def test_the_python_of_both_readmes_runs(micro_model_folder, monkeypatch, tmp_path):
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "emoji-zh").symlink_to(micro_model_folder)
-    monkeypatch.setattr("rapid_diffusion.model_folder.EMBEDDED", tmp_path / "models")
+    monkeypatch.setattr("rapid_diffusion.components.EMBEDDED", tmp_path / "models")
     monkeypatch.chdir(tmp_path)
     (code,) = blocks(ENGLISH, "python")
     assert [code] == blocks(CHINESE, "python")

@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args
 import torch
 
 from rapid_diffusion.checkpoints.folder import folder_digest, json_digest, read_json
+from rapid_diffusion.components import components_of
 from rapid_diffusion.errors import InvalidRequestError
 from rapid_diffusion.version import __version__
 
@@ -87,7 +88,8 @@ def checked_place(weights: str) -> WeightPlace:
 
 def architecture_of(model: Path) -> str:
     """`sha256:…` of the sizes of a model's components, whatever its weights are."""
-    files = [model / part / "config.json" for part in CONFIGS if (model / part).is_dir()]
+    parts = components_of(model)
+    files = [parts[name] / "config.json" for name in CONFIGS if parts[name].is_dir()]
     sizes = {file.parent.name: read_json(file) for file in files}
     return f"sha256:{json_digest(sizes)}"
 

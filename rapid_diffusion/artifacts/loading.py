@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from rapid_diffusion.artifacts.identity import WeightPlace, default_folder, made_for
 from rapid_diffusion.artifacts.manifest import MANIFEST, NEXT_STEP, PREFIX, read_artifact_manifest
 from rapid_diffusion.checkpoints.folder import read_json, read_weights
+from rapid_diffusion.components import INDEX
 from rapid_diffusion.denoising.compiled import mark_folded
 from rapid_diffusion.denoising.denoiser import Denoiser
 from rapid_diffusion.errors import ArtifactError, CheckpointError, InvalidRequestError
-from rapid_diffusion.model_folder import INDEX, Model
+from rapid_diffusion.model_folder import Model
 
 logger = logging.getLogger(__name__)
 

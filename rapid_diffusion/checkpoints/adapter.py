@@ -25,6 +25,7 @@ from rapid_diffusion.checkpoints.folder import (
     write_json,
     write_weights,
 )
+from rapid_diffusion.components import components_of
 from rapid_diffusion.errors import CheckpointError
 from rapid_diffusion.files import replacing_folder
 
@@ -96,7 +97,9 @@ Changes = dict[str, dict[str, LowRank]]
 
 def base_of(folder: Path, name: str) -> Base:
     """The identity of the model in `folder`; raises `CheckpointError`."""
-    parts = {part: folder_digest(folder / part) for part in PARTS if (folder / part).is_dir()}
+    components = components_of(folder)
+    there = [name for name in PARTS if components[name].is_dir()]
+    parts = {name: folder_digest(components[name]) for name in there}
     return Base(name, folder_digest(folder), parts)
 
 

@@ -30,25 +30,27 @@ def model_facts(name_or_path: str) -> dict[str, Any]:
     Raises `CheckpointError` where the folder or one of its files cannot be read.
     """
     from rapid_diffusion.checkpoints.folder import folder_digest, read_json
-    from rapid_diffusion.model_folder import INDEX, find_model
+    from rapid_diffusion.components import INDEX, components_of, find_model
 
     folder = find_model(name_or_path)
-    card = read_json(folder / INDEX).get("card", {})
+    card, parts = read_json(folder / INDEX).get("card", {}), components_of(folder)
     components = [
-        _component_facts(part)
-        for part in sorted(folder.iterdir())
-        if part.is_dir() and any(part.glob("*.safetensors"))
+        _component_facts(parts[name])
+        for name in parts.names()
+        if any(parts[name].glob("*.safetensors"))
     ]
+    of_others = {"teacher": card.get("teacher"), "base": parts.base and str(parts.base)}
     return {
         "name": card.get("name", folder.name),
         "path": str(folder),
         "license": card.get("license"),
         "attribution": card.get("attribution"),
         "digest": folder_digest(folder),
+        **{key: value for key, value in of_others.items() if value},
         "megabytes": _megabytes(folder),
         "parameters": sum(component["parameters"] for component in components),
         "components": components,
-        "knowledge": _knowledge_facts(folder / "knowledge"),
+        "knowledge": _knowledge_facts(parts["knowledge"]),
     }
 
 

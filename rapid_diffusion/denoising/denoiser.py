@@ -130,24 +130,25 @@ def build_denoiser(config: DenoiserConfig) -> Denoiser:
     return Denoiser(network, SentenceDraft(draft))
 
 
-def load_denoiser(folder: Path, bare: bool = False) -> Denoiser:
+def load_denoiser(folder: Path, bare: bool = False, below: Path | None = None) -> Denoiser:
     """Read a component folder strictly; `CheckpointError` names what does not fit.
 
-    `bare`: the weights only, for code that was compiled ahead of time.
+    `bare`: the weights only, for code that was compiled ahead of time. `below`: the component
+    folder of the base, which has the draft and the weights that are not in `folder`.
     """
     config = read_json(folder / "config.json")
     if config.get("_class_name", CLASS_NAME) != CLASS_NAME:
         raise CheckpointError(folder, f"a {config['_class_name']}; {CLASS_NAME} is wanted")
     if "block_out_channels" not in config:  # without sizes, diffusers would build its largest
         raise CheckpointError(folder / "config.json", f"gives no sizes of a {CLASS_NAME}")
-    weights = read_weights(folder)
+    weights = ({} if below is None else read_weights(below)) | read_weights(folder)
     network: Any
     if bare:
         network = _bare_network(weights, config, folder / "config.json")
     else:
         network = _build_network(config, folder)
         load_strict(network, weights, folder)
-    draft = _load_draft(folder.parent / "draft")
+    draft = _load_draft((below or folder).parent / "draft")
     drafted = draft.config.channels if draft is not None else 0
     if network.config.in_channels != network.config.out_channels + drafted:
         raise CheckpointError(

@@ -1,6 +1,7 @@
 """The TOML file of a training: one table for the data, one for each stage."""
 
 import tomllib
+from collections.abc import Collection, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
@@ -104,39 +105,47 @@ def read_training_config(path: Path) -> TrainingConfig:
 
     Raises `InvalidRequestError` naming the key that is unknown, missing or of the wrong type.
     """
+    content = read_toml(path, [item.name for item in fields(TrainingConfig)])
+    loops = read_loops(content)
+    if not isinstance(content.get("output"), str):
+        raise InvalidRequestError("output", f"{path} names no folder for the training to write to")
+    return TrainingConfig(
+        output=content["output"],
+        model=read_section(ModelConfig, "model", content.get("model", {})),
+        data=read_section(DataConfig, "data", content.get("data", {})),
+        # the vocabulary is read off the captions, so its size is not the user's to give
+        text=read_section(TextConfig, "text", content.get("text", {}), vocabulary=0),
+        image_tower=read_section(ImageTowerConfig, "image_tower", content.get("image_tower", {})),
+        autoencoder=read_section(PatchConfig, "autoencoder", content.get("autoencoder", {})),
+        denoiser=read_section(DenoiserConfig, "denoiser", content.get("denoiser", {})),
+        upscaler=read_section(UpscalerConfig, "upscaler", content.get("upscaler", {})),
+        diffusion=_diffusion(content.get("diffusion", {})),
+        loops=loops,
+    )
+
+
+def read_toml(path: Path, allowed: Collection[str]) -> dict[str, Any]:
+    """The tables and keys of a TOML file; `InvalidRequestError` names one that is not allowed."""
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InvalidRequestError("config", f"{path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InvalidRequestError("config", f"{path}: not a TOML file ({error})") from error
-    loops = {
-        name: _loop(f"loops.{name}", part)
-        for name, part in _table("loops", content.pop("loops", {})).items()
-    }
-    types = {item.name: item.type for item in fields(TrainingConfig)}
-    unknown = sorted(set(content) - set(types))
+    unknown = sorted(set(content) - set(allowed))
     if unknown:
-        raise InvalidRequestError(unknown[0], f"unknown in {path}; allowed: {sorted(types)}")
-    if not isinstance(content.get("output"), str):
-        raise InvalidRequestError("output", f"{path} names no folder for the training to write to")
-    return TrainingConfig(
-        output=content["output"],
-        model=_section(ModelConfig, "model", content.get("model", {})),
-        data=_section(DataConfig, "data", content.get("data", {})),
-        # the vocabulary is read off the captions, so its size is not the user's to give
-        text=_section(TextConfig, "text", content.get("text", {}), vocabulary=0),
-        image_tower=_section(ImageTowerConfig, "image_tower", content.get("image_tower", {})),
-        autoencoder=_section(PatchConfig, "autoencoder", content.get("autoencoder", {})),
-        denoiser=_section(DenoiserConfig, "denoiser", content.get("denoiser", {})),
-        upscaler=_section(UpscalerConfig, "upscaler", content.get("upscaler", {})),
-        diffusion=_diffusion(content.get("diffusion", {})),
-        loops=loops,
-    )
+        raise InvalidRequestError(unknown[0], f"unknown in {path}; allowed: {sorted(allowed)}")
+    return content
+
+
+def read_loops(content: Mapping[str, Any]) -> dict[str, LoopConfig]:
+    """The tables `[loops.NAME]` of a file."""
+    tables = _table("loops", content.get("loops", {}))
+    return {name: _loop(f"loops.{name}", values) for name, values in tables.items()}
 
 
 def _loop(name: str, values: object) -> LoopConfig:
-    loop = _section(LoopConfig, name, values)
+    loop = read_section(LoopConfig, name, values)
     least_values = {"steps": 0, "batch": 1, "accumulate": 1, "log_every": 1, "sample_every": 0}
     for key, least in least_values.items():
         if getattr(loop, key) < least:
@@ -147,13 +156,13 @@ def _loop(name: str, values: object) -> LoopConfig:
 
 
 def _diffusion(values: object) -> DiffusionConfig:
-    section = _section(DiffusionConfig, "diffusion", values)
+    section = read_section(DiffusionConfig, "diffusion", values)
     if not section.gamma > 0:
         raise InvalidRequestError("diffusion.gamma", f"{section.gamma}; allowed: more than 0")
     return section
 
 
-def _section(kind: type[Section], name: str, values: object, **known: Any) -> Section:
+def read_section(kind: type[Section], name: str, values: object, **known: Any) -> Section:
     """One table as its dataclass; the error names the first key that does not fit."""
     allowed = {item.name: item for item in fields(kind)}  # type: ignore[arg-type]
     ready = known | {

@@ -15,8 +15,9 @@ from torch import nn
 
 from rapid_diffusion.checkpoints.adapter import AdapterCard, Base, base_of
 from rapid_diffusion.checkpoints.folder import read_json, write_json
+from rapid_diffusion.components import find_model
 from rapid_diffusion.errors import InvalidRequestError
-from rapid_diffusion.model_folder import Model, find_model, load_model, save_model
+from rapid_diffusion.model_folder import Model, load_model, save_model
 from rapid_diffusion.training.finetune_config import FinetuneConfig, read_finetune_config
 from rapid_diffusion.training.finetune_data import (
     Mixture,

@@ -1,13 +1,18 @@
 """The TOML file of a fine-tuning: which model, which data, which method, how long."""
 
-import tomllib
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Literal, cast, get_args
 
 from rapid_diffusion.errors import InvalidRequestError
 from rapid_diffusion.model_folder import Storage
-from rapid_diffusion.training.config import DataConfig, LoopConfig, _loop, _section, _table
+from rapid_diffusion.training.config import (
+    DataConfig,
+    LoopConfig,
+    read_loops,
+    read_section,
+    read_toml,
+)
 
 Method = Literal["full", "lora", "text"]
 
@@ -70,24 +75,19 @@ def read_finetune_config(path: Path) -> FinetuneConfig:
 
     Raises `InvalidRequestError` naming the key that is unknown, missing or of the wrong type.
     """
-    content = _read_toml(path)
-    allowed = [item.name for item in fields(FinetuneConfig)]
-    unknown = sorted(set(content) - set(allowed))
-    if unknown:
-        raise InvalidRequestError(unknown[0], f"unknown in {path}; allowed: {sorted(allowed)}")
+    content = read_toml(path, [item.name for item in fields(FinetuneConfig)])
     for key in ("start", "output"):
         if not isinstance(content.get(key), str) or not content[key]:
             raise InvalidRequestError(key, f"{content.get(key)!r} in {path}; a name is wanted")
-    loops = _table("loops", content.get("loops", {}))
     return FinetuneConfig(
         start=content["start"],
         method=_method(content.get("method")),
         output=content["output"],
-        result=_section(ResultConfig, "result", content.get("result", {})),
-        data=_section(DataConfig, "data", content.get("data", {})),
+        result=read_section(ResultConfig, "result", content.get("result", {})),
+        data=read_section(DataConfig, "data", content.get("data", {})),
         old=_old(content["old"]) if "old" in content else None,
         lora=_lora(content.get("lora", {})),
-        loops={name: _loop(f"loops.{name}", part) for name, part in loops.items()},
+        loops=read_loops(content),
     )
 
 
@@ -98,24 +98,15 @@ def _method(value: object) -> Method:
     raise InvalidRequestError("method", f"{value!r}; allowed: {', '.join(get_args(Method))}")
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InvalidRequestError("config", f"{path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InvalidRequestError("config", f"{path}: not a TOML file ({error})") from error
-
-
 def _old(values: object) -> OldConfig:
-    old = _section(OldConfig, "old", values)
+    old = read_section(OldConfig, "old", values)
     if not 0.0 <= old.share < 1.0:
         raise InvalidRequestError("old.share", f"{old.share}; allowed: 0 to less than 1")
     return old
 
 
 def _lora(values: object) -> LoraConfig:
-    lora = _section(LoraConfig, "lora", values)
+    lora = read_section(LoraConfig, "lora", values)
     if lora.rank < 1:
         raise InvalidRequestError("lora.rank", f"{lora.rank}; allowed: 1 or more")
     if not 0.0 <= lora.dropout < 1.0:

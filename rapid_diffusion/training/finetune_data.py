@@ -34,7 +34,13 @@ class Source:
 
 
 def open_source(config: DataConfig, model: Model) -> Source:
-    """The data folder with the tokenizer and the graph of the model.
+    """The data folder with the tokenizer and the graph of the model; see `open_examples_of`."""
+    examples, unknown = open_examples_of(config, model)
+    return Source(examples, encode_all(model.autoencoder, examples), unknown)
+
+
+def open_examples_of(config: DataConfig, model: Model) -> tuple[Examples, int]:
+    """Its examples in the words of the model, and how many rows' entities its graph lacks.
 
     Raises `CheckpointError` naming the file, `InvalidRequestError` (`start`) for a model without
     entity vectors.
@@ -57,7 +63,7 @@ def open_source(config: DataConfig, model: Model) -> Source:
             f"pictures of {examples.pictures.shape[1:3]}; the model draws {(wanted, wanted)}: "
             "prepare the data at that size",
         )
-    return Source(examples, encode_all(model.autoencoder, examples), len(strange))
+    return examples, len(strange)
 
 
 def _knows(graph: KnowledgeGraph, row: dict[str, Any]) -> bool:

@@ -59,10 +59,9 @@ class Sampler:
         denoiser.load_state_dict(weights)
         states, empty = self._states(self.tokens), self._states(self.blank)
         rows, card = len(states.hidden), self.card
-        guidance = Guidance(
-            card.guidance_scale,
-            TextStates(empty.hidden.expand(rows, -1, -1), empty.mask.expand(rows, -1)),
-        )
+        negative = TextStates(empty.hidden.expand(rows, -1, -1), empty.mask.expand(rows, -1))
+        scale = card.guidance_scale
+        guidance = None if scale == 1.0 else Guidance(scale, negative)
         shape = (denoiser.channels, denoiser.sample_size, denoiser.sample_size)
         noise = torch.stack([row_noise(seed, shape) for seed in range(rows)])
         table = SAMPLERS[card.scheduler](card.num_inference_steps, card.shift)

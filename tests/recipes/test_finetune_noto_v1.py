@@ -4,7 +4,7 @@ import json
 
 import torch
 
-from rapid_diffusion.model_folder import EMBEDDED
+from rapid_diffusion.components import EMBEDDED
 from recipes.emoji_zh.captions import STYLED
 from recipes.emoji_zh.concepts import Concept
 from recipes.emoji_zh.finetune_noto_v1 import STYLE, captions_of
