@@ -17,6 +17,7 @@ from server.metrics import Metrics
 from server.settings import LOOPBACK_NAMES, Settings
 
 BODY_SECONDS = 30.0  # 64 KiB at the speed of a modem; a body of a byte a second holds no place
+_DRAWING = ("/generate", "/v1/images/generations")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _TRACEPARENT = re.compile(r"00-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-([0-9a-f]{2})")
 
@@ -51,7 +52,7 @@ class RequestContext:
         try:
             await self.app(scope, receive, send_with_context)
         finally:
-            if scope["path"] == "/generate":
+            if scope["path"] in _DRAWING:
                 self.metrics.requests.labels(status=str(status)).inc()
 
 
