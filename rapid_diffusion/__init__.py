@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rapid_diffusion.canceling import Cancellation
     from rapid_diffusion.config import MOST_ROWS
-    from rapid_diffusion.denoising.meter import EngineCall, EngineWork
+    from rapid_diffusion.denoising.meter import EngineWork
     from rapid_diffusion.errors import (
         CanceledError,
         CheckpointError,
@@ -28,7 +28,6 @@ __all__ = [
     "CanceledError",
     "Cancellation",
     "CheckpointError",
-    "EngineCall",
     "EngineWork",
     "EntityWeight",
     "GenerationResult",
@@ -48,7 +47,6 @@ __all__ = [
 _HOMES = {
     "MOST_ROWS": "config",
     "Cancellation": "canceling",
-    "EngineCall": "denoising.meter",
     "EngineWork": "denoising.meter",
     "EntityWeight": "text.entities",
     "GenerationResult": "rendering",

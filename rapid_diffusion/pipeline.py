@@ -175,6 +175,7 @@ class RapidDiffusionPipeline(ModelFacts, TakesAdapters):
         timings: dict[str, float] = {}
         with timed(timings, "text"):
             links = self.link(request, knowledge)
+            unlinked = {t: unlinked_of(self.graph, t, knowledge) for t in request.prompts}
         with self._adapters.applied(request.adapter, request.adapter_scale):
             drawn = draw(self, request, links, candidates, timings, callback_on_step_end)
         first = slice(None, None, num_images_per_prompt)
@@ -188,7 +189,7 @@ class RapidDiffusionPipeline(ModelFacts, TakesAdapters):
             candidates=drawn.candidates,
             unknown=drawn.unknown[first],
             knowledge=self.graph_version,
-            unlinked=[unlinked_of(self.graph, t, knowledge) for t in request.prompts[first]],
+            unlinked=[unlinked[text] for text in request.prompts[first]],
         )
 
     def request(

@@ -57,6 +57,7 @@ class WorkRequest:
     previews: int = 0  # how many of each picture, on its way
     deadline_seconds: float | None = None  # refused where the work before it takes longer
     owner: str = ""  # whose share of the device it is
+    hears_steps: bool = True  # somebody wants to know how far it is
 
 
 @dataclass(frozen=True)

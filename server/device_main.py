@@ -199,7 +199,8 @@ def _answer(order: _Order, hands: _Hands) -> tuple[Literal["done", "failed"], An
 
     def after_step(step: int, steps: int, previews: Sequence[Preview] = ()) -> None:
         order.moves, order.at_end = order.moves + 1, step == steps
-        hands.send(order.number, "step", (step, steps, previews))
+        if order.request.hears_steps:
+            hands.send(order.number, "step", (step, steps, previews))
 
     try:
         if order.cancellation.canceled:

@@ -56,6 +56,7 @@ class Jobs:
         self._metrics, self.keys = metrics, keys
         self._lock = lock_state(settings.state)
         self.journal = Journal(settings.state / "journal.sqlite3")
+        metrics.journals.inc(self.journal.set_aside is not None)
         self.store = ResultStore(settings.state / "results")
         quota, hours = settings.state_quota_bytes, settings.retention_hours
         self.images = ImageStore(settings.state / "images", quota, hours)
@@ -99,6 +100,7 @@ class Jobs:
                 record = await asyncio.to_thread(self.journal.accept, job)
             except sqlite3.Error as error:
                 logger.error("a job could not be written down", exc_info=error)
+                self._metrics.admission_rejected.labels(reason="storage_unavailable").inc()
                 raise Problem(
                     "storage_unavailable", values={"reason": "disk"}, retry_after=30.0
                 ) from error

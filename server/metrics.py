@@ -14,7 +14,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self.requests = self._counter("requests", "Answers of the routes that draw", "status")
+        self.requests = self._counter("requests", "Answers, but of probes and operators", "status")
         self.running = self._gauge("requests_running", "Requests being drawn")
         self.ready = self._gauge("ready", "1 while pictures can be drawn, else 0")
         self.waiting = self._gauge("requests_waiting", "Requests in the queue")
@@ -33,6 +33,10 @@ class Metrics:
         self.cancel_latency = self._histogram("cancel_latency_seconds", "From cancel to ended")
         self.admission_rejected = self._counter("admission_rejected", "Refused, 503", "reason")
         self.links = self._counter("knowledge_links", "Entities linked; prompts without", "result")
+        self.connections_refused = self._counter(
+            "connections_refused", "Closed before a request", "reason"
+        )
+        self.journals = self._counter("journals_set_aside", "Damaged journals, renamed")
         self.worker_losses = self._counter("worker_losses", "Worker processes lost", "reason")
         self.jobs = self._counter("jobs", "Jobs accepted, and how they ended", "status")
         self.jobs_waiting = self._gauge("jobs_waiting", "Accepted jobs that are not being drawn")

@@ -122,6 +122,7 @@ async def draw_while_client_waits(
         previews=0 if watching is None else watching.count,
         deadline_seconds=asked.deadline_ms and asked.deadline_ms / 1000,
         owner=owner_of(request),
+        hears_steps=watching is not None and watching.count > 0,
     )
     service.charge(request, asked)
     ticket = service.worker.submit(work)
