@@ -138,8 +138,9 @@ class Soak:
 
 def soak(folder: Path, minutes: float) -> dict[str, Any]:
     """Run it; figures of the second half against the first."""
-    port, more = free_port(), {"retention_hours": 0.02, "queue_size": 64}
-    with running(folder, state=folder / "state", admin_port=port, **more) as server:
+    port = free_port()
+    more: dict[str, Any] = {"retention_hours": 0.02, "queue_size": 64, "admin_port": port}
+    with running(folder, state=folder / "state", **more) as server:
         found = asyncio.run(_soak(server, minutes, f"http://127.0.0.1:{port}"))
     return facts(found)
 
