@@ -4,11 +4,9 @@ import random
 import threading
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 
-from rapid_diffusion import RapidDiffusionPipeline, in_float32
 from rapid_diffusion.denoising.engine import Engine, Guidance, RowRequest, row_noise
 from rapid_diffusion.denoising.samplers import SAMPLERS
 from rapid_diffusion.errors import CanceledError, InvalidRequestError, NumericalError
@@ -211,17 +209,6 @@ def test_a_nan_in_half_precision_is_drawn_again_in_float32():
     assert bad.error is None
     assert calls.count(torch.float32) == 4
     assert network.weight.dtype == torch.bfloat16
-
-
-def test_pictures_may_be_asked_for_in_float32(micro_model_folder):
-    pipe = RapidDiffusionPipeline.from_pretrained(micro_model_folder, dtype=torch.bfloat16)
-    asked = {"prompt": "老虎", "seed": 1, "upscale": 1, "output_type": "numpy"}
-    narrow = pipe(**asked).images
-    with in_float32():
-        precise = pipe(**asked).images
-    wide = pipe.to("cpu", torch.float32)(**asked).images
-    assert np.array_equal(precise, wide)
-    assert not np.array_equal(narrow, wide)
 
 
 def test_a_nan_that_float32_does_not_heal_is_an_error_after_one_retry():
