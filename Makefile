@@ -47,7 +47,7 @@ test: $(READY)
 # Each writes its figures into docs/results/service.json; all of them are tried before one fails.
 soak: $(READY)
 	@mkdir -p out; status=0; for form in "soak --minutes 60" "contract --cases 2000" "interleavings" "load" \
-	  "overload" "overhead" "deaths" "shutdowns" "companies" "sizes" "kills --kills 200 --jobs 100"; do \
+	  "overload" "overhead" "deaths" "shutdowns" "kills --kills 200 --jobs 100"; do \
 	  $(PY) benchmarks/service.py $$form --keep 2>>out/soak.log || status=1; done; exit $$status
 
 # Ten minutes in all, compiling included; each file is written as soon as its figures are there.

@@ -58,14 +58,6 @@ def overload(folder: Path, given: argparse.Namespace) -> Finding:
     return Finding(figures, bad == 0 and figures["goodput_ratio"] >= 0.95)
 
 
-def sizes(folder: Path, given: argparse.Namespace) -> Finding:
-    """random sizes: drawn where they are offered, else refused with the list"""
-    from service_load import sizes as measure
-
-    figures = measure(folder, given.sizes)
-    return Finding(figures, not (figures["neither_drawn_nor_listed"] or figures["recompiles"]))
-
-
 def overhead(folder: Path, given: argparse.Namespace) -> Finding:
     """what the service adds to the engine for one client, besides encoding"""
     from service_load import overhead as measure
@@ -108,14 +100,6 @@ def soak(folder: Path, given: argparse.Namespace) -> Finding:
     return Finding(figures, not figures["wrong"] and slope < 5 and figures["p99_drift"] < 0.25)
 
 
-def companies(folder: Path, given: argparse.Namespace) -> Finding:
-    """random companies of three to five requests: each has the pixels that it has alone"""
-    from service_company import companies as measure
-
-    figures = measure(folder, given.companies)
-    return Finding(figures, figures["different"] == 0)
-
-
 def contract(folder: Path, given: argparse.Namespace) -> Finding:
     """random requests against the OpenAPI document"""
     from contract import examine
@@ -135,13 +119,11 @@ MEASUREMENTS: dict[str, Callable[[Path, argparse.Namespace], Finding]] = {
         kills,
         load,
         overload,
-        sizes,
         overhead,
         interleavings,
         deaths,
         shutdowns,
         soak,
-        companies,
         contract,
     )
 }
@@ -179,8 +161,6 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--clients", type=int, default=64, help="load")
     parser.add_argument("--seconds", type=float, default=60.0, help="overload: of each part")
     parser.add_argument("--examples", type=int, default=100_000, help="interleavings")
-    parser.add_argument("--sizes", type=int, default=5000)
-    parser.add_argument("--companies", type=int, default=1000)
     parser.add_argument("--times", type=int, default=5, help="deaths: of each kind")
     parser.add_argument("--cases", type=int, default=2000, help="contract: an operation")
     parser.add_argument("--kills", type=int, default=200)

@@ -1,4 +1,4 @@
-"""Many, too many, odd, one client: `python benchmarks/service.py load|overload|sizes|overhead`.
+"""Many, too many, one client: `python benchmarks/service.py load|overload|overhead`.
 
 All figures are of the micro model on this machine's processor; the clients run on it too.
 """
@@ -6,8 +6,6 @@ All figures are of the micro model on this machine's processor; the clients run 
 import asyncio
 import http.client
 import json
-import random
-import re
 import statistics
 import time
 from collections import Counter
@@ -150,31 +148,6 @@ def overload(folder: Path, seconds: float, times: float) -> dict[str, Any]:
         "refused_without_retry_after": unexplained,
         "other_statuses": others,
         "memory_mib": [round(held / 2**20, 1) for held in memory],
-    }
-
-
-def sizes(folder: Path, requests: int) -> dict[str, Any]:
-    """Random sizes, one in ten of them offered: what is answered, and what is compiled for it."""
-    chance, statuses, unlisted = random.Random(0), Counter[str](), 0
-    with running(folder) as server, httpx.Client(base_url=server.url, timeout=60) as client:
-        offered = client.get("/v1/capabilities").json()["sizes"]
-        for _ in range(requests):
-            random_size = {side: chance.randint(1, 1024) for side in ("width", "height")}
-            size = chance.choice(offered) if chance.random() < 0.1 else random_size
-            body = {"prompt": PROMPT, "num_inference_steps": 1, "upscale": 1} | size
-            answer = client.post("/generate", json=body)
-            statuses[str(answer.status_code)] += 1
-            wanted = 200 if size in offered else 422
-            told = answer.status_code == wanted == 200 or answer.json().get("allowed") == offered
-            unlisted += not told
-        (recompiles,) = re.findall(
-            r"^t2i_recompiles_total (\S+)", client.get("/metrics").text, re.M
-        )
-    return {
-        "requests": requests,
-        "statuses": dict(statuses),
-        "neither_drawn_nor_listed": unlisted,
-        "recompiles": float(recompiles),
     }
 
 

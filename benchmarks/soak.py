@@ -16,12 +16,11 @@ from typing import Any
 import httpx
 import numpy as np
 import psutil
-from micro_server import MicroServer, free_port, running
+from micro_server import running
 from service_load import connected, tree_bytes
 
 CLIENTS = 8
 SAMPLE_SECONDS = 10.0
-RELOAD_SECONDS = 60.0
 BODIES: list[dict[str, Any]] = [
     {"prompt": prompt, "seed": seed, "num_inference_steps": steps} | more
     for prompt in ("老虎", "卡通猫", "扁平风格的红苹果")
@@ -44,7 +43,6 @@ class Soak:
     pixels: dict[str, str] = field(default_factory=dict)  # by request
     latency: list[tuple[float, float]] = field(default_factory=list)  # when, seconds
     memory: list[tuple[float, int]] = field(default_factory=list)  # when, bytes
-    reloads: int = 0
 
     async def work(self) -> None:
         """One client: something at random, again and again."""
@@ -120,15 +118,6 @@ class Soak:
         if got != self.pixels.setdefault(str(sorted(body.items())), got):
             self.wrong.append(f"other pixels for {body}")
 
-    async def reload(self, operators: str) -> None:
-        """Exchange the graph each minute, for another copy of the same one."""
-        async with httpx.AsyncClient(base_url=operators, timeout=600) as client:
-            while time.monotonic() < self.end:
-                answer = await client.post("/admin/knowledge/reload")
-                self.note("/admin/knowledge/reload", answer, (200,))
-                self.reloads += 1
-                await asyncio.sleep(min(RELOAD_SECONDS, max(0.0, self.end - time.monotonic())))
-
     async def sample(self, server: psutil.Process) -> None:
         """Note the memory until the end."""
         while time.monotonic() < self.end:
@@ -138,19 +127,16 @@ class Soak:
 
 def soak(folder: Path, minutes: float) -> dict[str, Any]:
     """Run it; figures of the second half against the first."""
-    port = free_port()
-    more: dict[str, Any] = {"retention_hours": 0.02, "queue_size": 64, "admin_port": port}
-    with running(folder, state=folder / "state", **more) as server:
-        found = asyncio.run(_soak(server, minutes, f"http://127.0.0.1:{port}"))
+    with running(folder, state=folder / "state", retention_hours=0.02, queue_size=64) as server:
+        found = asyncio.run(_soak(server, minutes, psutil.Process(server.process.pid)))
     return facts(found)
 
 
-async def _soak(server: MicroServer, minutes: float, operators: str) -> Soak:
-    process = psutil.Process(server.process.pid)
+async def _soak(server: Any, minutes: float, process: psutil.Process) -> Soak:
     async with connected(server, 2 * CLIENTS) as client:
         found = Soak(client, random.Random(0), time.monotonic() + 60 * minutes)
         clients = [found.work() for _ in range(CLIENTS)]
-        await asyncio.gather(found.sample(process), found.reload(operators), *clients)
+        await asyncio.gather(found.sample(process), *clients)
     return found
 
 
@@ -167,7 +153,6 @@ def facts(found: Soak) -> dict[str, Any]:
     return {
         "minutes": round((found.end - began) / 60, 1),
         "requests": found.requests,
-        "knowledge_reloads": found.reloads,
         "statuses": dict(found.statuses),
         "wrong": len(found.wrong),
         "what_was_wrong": found.wrong[:5],
