@@ -79,7 +79,7 @@ def deaths(folder: Path, given: argparse.Namespace) -> Finding:
     from service_ends import deaths as measure
 
     figures = measure(folder, given.times)
-    return Finding(figures, figures["slowest_told"] < 2)
+    return Finding(figures, figures["slowest_told"] < 2 and figures["slowest_back"] < 30)
 
 
 def shutdowns(folder: Path, _given: argparse.Namespace) -> Finding:

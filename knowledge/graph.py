@@ -12,7 +12,7 @@ import numpy.typing as npt
 from knowledge.context import Profile, profile
 from knowledge.errors import DamagedVersionError, InvalidInputError, UnknownEntityError
 from knowledge.linker import Linker
-from knowledge.linking import NORMALISATION, Link, normalise
+from knowledge.linking import NORMALISATION, Link, Reading, normalise
 from knowledge.numbering import TEXT_BIT
 from knowledge.storage import Array, StringTable, map_array, map_matrix
 from knowledge.surfaces import Surfaces
@@ -153,9 +153,13 @@ class KnowledgeGraph:
 
         Of more, the longest and most certain stay. A text without entities gives [].
         """
+        return self.read(text, max_entities).links
+
+    def read(self, text: str, max_entities: int = 10) -> Reading:
+        """The links of `text`, and beside them the names that stand for no entity, with why."""
         if max_entities < 0:
             raise InvalidInputError(f"max_entities is {max_entities}; allowed are 0 and more")
-        return self.linker.link(text, max_entities)
+        return self.linker.read(text, max_entities)
 
     def _profile(self, entity: int) -> Profile:
         facts = self.neighbours(entity, limit=_PROFILE_FACTS)

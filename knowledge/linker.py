@@ -17,6 +17,8 @@ from knowledge.linking import (
     Link,
     Match,
     NormalText,
+    Reading,
+    Unlinked,
     best_spans,
     find_matches,
     is_weak,
@@ -49,20 +51,34 @@ class Linker:
         self._profile = lru_cache(maxsize=_PROFILES)(read_profile)
         self._simplified = simplified
 
-    def link(self, text: str, max_entities: int) -> list[Link]:
-        """See `KnowledgeGraph.link`."""
+    def read(self, text: str, max_entities: int) -> Reading:
+        """See `KnowledgeGraph.read`."""
         normal = normalise(text)
+        links = self._weighed(text, normal)
+        spans = best_spans([span for span, link in links.items() if link])
+        kept = strongest(spans, max_entities)
+        left = {span: "too_many" for span in spans if span not in kept}
+        free = [span for span, link in links.items() if not link and _is_apart(span, spans)]
+        left |= dict.fromkeys(best_spans(free), "below_threshold")
+        found = [links[span] for span in kept]
+        return Reading(
+            [link for link in found if link is not None],
+            [self._unlinked(text, normal, *one) for one in sorted(left.items(), key=_start)],
+        )
+
+    def _weighed(self, text: str, normal: NormalText) -> dict[Match, Link | None]:
+        """The spans that were tried, and what each means: None where the sentence is against it.
+
+        A name that the sentence does not support gives its characters back to other names.
+        """
         matches = self.matches(text, normal)
         links: dict[Match, Link | None] = {}
-        # A name that the sentence does not support gives its characters back to other names.
         while True:
             spans = best_spans(matches)
             links |= {span: self._link(text, normal, span) for span in spans if span not in links}
             if all(links[span] for span in spans):
-                break
+                return {span: link for span, link in links.items() if not link or span in spans}
             matches = [match for match in matches if links.get(match, True)]
-        found = [links[span] for span in strongest(spans, max_entities)]
-        return [link for link in found if link is not None]
 
     def matches(self, text: str, normal: NormalText) -> list[Match]:
         """Every surface of the text that is no weak one; `normal` is the normalised text."""
@@ -75,9 +91,8 @@ class Linker:
         self, normal: NormalText, span: Match
     ) -> tuple[tuple[Candidate, ...], list[Evidence]]:
         """The candidates of a span, and what the sentence says for the first 32 of them."""
-        rows = self._surfaces.rows(span.index)
-        candidates = tuple(Candidate(entity, self._keys[entity], prior) for entity, prior in rows)
-        profiles = [self._profile(entity) for entity, _ in rows[:_MOST_CANDIDATES]]
+        candidates = self._candidates(span)
+        profiles = [self._profile(c.entity) for c in candidates[:_MOST_CANDIDATES]]
         return candidates, evidence(normal.text, span.start, span.end, profiles)
 
     def needs_support(self, candidates: tuple[Candidate, ...]) -> bool:
@@ -99,6 +114,14 @@ class Linker:
         surface = text[start:end]
         return Link(start, end, surface, chosen.entity, chosen.key, name, score, candidates)
 
+    def _unlinked(self, text: str, normal: NormalText, span: Match, reason: str) -> Unlinked:
+        start, end = normal.starts[span.start], normal.ends[span.end - 1]
+        return Unlinked(start, end, text[start:end], reason, self._candidates(span))
+
+    def _candidates(self, span: Match) -> tuple[Candidate, ...]:
+        rows = self._surfaces.rows(span.index)
+        return tuple(Candidate(entity, self._keys[entity], prior) for entity, prior in rows)
+
     def _found(self, normal: NormalText) -> Iterator[Match]:
         surfaces = self._surfaces
         for start, surface in find_matches(normal, surfaces.prefixes, surfaces.longest):
@@ -117,3 +140,11 @@ class Linker:
 
     def _normal_name(self, entity: int) -> str:
         return normalise(self._names[entity]).text
+
+
+def _is_apart(span: Match, others: list[Match]) -> bool:
+    return all(span.end <= other.start or other.end <= span.start for other in others)
+
+
+def _start(entry: tuple[Match, str]) -> int:
+    return entry[0].start

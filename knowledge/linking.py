@@ -43,6 +43,29 @@ class Link:
 
 
 @dataclass(frozen=True)
+class Unlinked:
+    """`text[start:end] == surface` is a name that the graph knows, and means nothing here.
+
+    `reason`: "below_threshold" where it may be an everyday word and the sentence says too little
+    for an entity, "too_many" where others were longer or more certain.
+    """
+
+    start: int
+    end: int
+    surface: str
+    reason: str
+    candidates: tuple[Candidate, ...]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a text mentions, and what it might have; both disjoint and in order."""
+
+    links: list[Link]
+    unlinked: list[Unlinked]
+
+
+@dataclass(frozen=True)
 class NormalText:
     """Normalised text; character i of it came from `[starts[i], ends[i])` of the original."""
 

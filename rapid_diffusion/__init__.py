@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rapid_diffusion.canceling import Cancellation
     from rapid_diffusion.config import MOST_ROWS
+    from rapid_diffusion.denoising.meter import EngineWork
     from rapid_diffusion.errors import (
         CanceledError,
         CheckpointError,
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
         RapidDiffusionError,
     )
     from rapid_diffusion.pipeline import RapidDiffusionPipeline
+    from rapid_diffusion.precision import in_float32
     from rapid_diffusion.previewing import Previews
     from rapid_diffusion.rendering import GenerationResult
     from rapid_diffusion.text.entities import EntityWeight
@@ -26,6 +28,7 @@ __all__ = [
     "CanceledError",
     "Cancellation",
     "CheckpointError",
+    "EngineWork",
     "EntityWeight",
     "GenerationResult",
     "InvalidRequestError",
@@ -36,6 +39,7 @@ __all__ = [
     "RapidDiffusionError",
     "RapidDiffusionPipeline",
     "__version__",
+    "in_float32",
 ]
 
 #: Where a public name lives, if not among the errors. They are imported when they are first asked
@@ -43,11 +47,13 @@ __all__ = [
 _HOMES = {
     "MOST_ROWS": "config",
     "Cancellation": "canceling",
+    "EngineWork": "denoising.meter",
     "EntityWeight": "text.entities",
     "GenerationResult": "rendering",
     "Previews": "previewing",
     "RapidDiffusionPipeline": "pipeline",
     "__version__": "version",
+    "in_float32": "precision",
 }
 
 

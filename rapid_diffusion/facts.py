@@ -11,6 +11,7 @@ from rapid_diffusion.candidates import MOST_CANDIDATES
 from rapid_diffusion.checkpoints.folder import folder_digest
 from rapid_diffusion.denoising.samplers import SAMPLERS
 from rapid_diffusion.model_folder import Model
+from rapid_diffusion.precision import is_narrow
 from rapid_diffusion.version import __version__
 
 if TYPE_CHECKING:
@@ -36,6 +37,11 @@ class ModelFacts:
     def license(self) -> str:
         """Licence of the weights."""
         return self.model.card.license
+
+    @property
+    def is_narrow(self) -> bool:
+        """Whether the UNet calculates in less than float32."""
+        return is_narrow(self.model.denoiser)
 
     @property
     def attribution(self) -> str:

@@ -40,7 +40,13 @@ from rapid_diffusion.rendering import GenerationResult, render_rows
 from rapid_diffusion.request import Offer, Request, check_choice, complete_request
 from rapid_diffusion.text.cache import TextCache
 from rapid_diffusion.text.encoder import TextStates
-from rapid_diffusion.text.entities import EntityWeight, WeightedLink, links_of, spans_of
+from rapid_diffusion.text.entities import (
+    EntityWeight,
+    WeightedLink,
+    links_of,
+    spans_of,
+    unlinked_of,
+)
 from rapid_diffusion.text.tokens import Tokens
 
 OUTPUT_TYPES = ("pil", "numpy")
@@ -161,19 +167,15 @@ class RapidDiffusionPipeline(ModelFacts, TakesAdapters):
         """
         check_choice("output_type", output_type, OUTPUT_TYPES)
         candidates = check_candidates(num_candidates, self.most_candidates, self.name)
-        wishes = {
-            "negative_prompt": negative_prompt,
-            "height": height,
-            "width": width,
-            "num_inference_steps": num_inference_steps,
-            "guidance_scale": guidance_scale,
-            "scheduler": scheduler,
-        }
-        wishes |= {"upscale": upscale, "adapter": adapter, "adapter_scale": adapter_scale}
+        wishes: dict[str, Any] = {"height": height, "width": width, "scheduler": scheduler}
+        wishes |= {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
+        wishes |= {"negative_prompt": negative_prompt, "upscale": upscale}
+        wishes |= {"adapter": adapter, "adapter_scale": adapter_scale}
         request = self.request(prompt, num_images_per_prompt, seed, generator, **wishes)
         timings: dict[str, float] = {}
         with timed(timings, "text"):
             links = self.link(request, knowledge)
+            unlinked = {t: unlinked_of(self.graph, t, knowledge) for t in request.prompts}
         with self._adapters.applied(request.adapter, request.adapter_scale):
             drawn = draw(self, request, links, candidates, timings, callback_on_step_end)
         first = slice(None, None, num_images_per_prompt)
@@ -187,6 +189,7 @@ class RapidDiffusionPipeline(ModelFacts, TakesAdapters):
             candidates=drawn.candidates,
             unknown=drawn.unknown[first],
             knowledge=self.graph_version,
+            unlinked=[unlinked[text] for text in request.prompts[first]],
         )
 
     def request(

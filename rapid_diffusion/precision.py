@@ -1,10 +1,39 @@
 """Devices, and which number format each is fast in."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
 import torch
+from torch import nn
 
 from rapid_diffusion.errors import InvalidRequestError
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+_FLOAT32: ContextVar[bool] = ContextVar("float32", default=False)
+
+
+@contextmanager
+def in_float32() -> Iterator[None]:
+    """Calls of a pipeline that this thread makes inside the block denoise in float32.
+
+    Slow where the weights are narrower: a copy of them is made. For pictures that came out wrong.
+    """
+    token = _FLOAT32.set(True)
+    try:
+        yield
+    finally:
+        _FLOAT32.reset(token)
+
+
+def wants_float32() -> bool:
+    """Whether this call stands inside `in_float32`."""
+    return _FLOAT32.get()
+
+
+def is_narrow(network: nn.Module) -> bool:
+    """Whether some of its weights are kept, and calculated with, in less than float32."""
+    return any(weight.dtype in (torch.float16, torch.bfloat16) for weight in network.parameters())
 
 
 def fast_dtype(device: torch.device) -> torch.dtype:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from knowledge.linking import Link
+from knowledge.linking import Link, Unlinked
 from rapid_diffusion.candidates import Candidates
 from rapid_diffusion.drawing import BATCH
 from rapid_diffusion.errors import InvalidRequestError
@@ -30,7 +30,7 @@ class GenerationResult:
     chosen from (`seeds` are the chosen ones, so they and `parameters` draw the pictures again);
     unknown: for each prompt the characters (of other scripts, words) that mean nothing to the
     model: not in its vocabulary, and no entity stands for them; knowledge: the version of the
-    graph, None without one.
+    graph, None without one; unlinked: for each prompt the names that mean no entity in it.
     """
 
     images: Any
@@ -42,6 +42,7 @@ class GenerationResult:
     candidates: list[Candidates] = field(default_factory=list)
     unknown: list[list[str]] = field(default_factory=list)
     knowledge: str | None = None
+    unlinked: list[list[Unlinked]] = field(default_factory=list)
 
 
 def render_rows(
@@ -114,4 +115,5 @@ def _one_by_one(result: GenerationResult, count: int) -> Iterator[GenerationResu
             truncated=result.truncated[place : place + 1],
             candidates=result.candidates[pictures],
             unknown=result.unknown[place : place + 1],
+            unlinked=result.unlinked[place : place + 1],
         )

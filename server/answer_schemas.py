@@ -81,6 +81,23 @@ class EntityAnswer(BaseModel):
     weight: float
 
 
+class CandidateAnswer(BaseModel):
+    """One meaning of a name, and how likely it is before the sentence is looked at."""
+
+    id: str
+    prior: float = Field(gt=0, le=1)
+
+
+class UnlinkedAnswer(BaseModel):
+    """A name that the graph knows, and that stands for no entity in this sentence."""
+
+    surface: str
+    start: int
+    end: int
+    reason: Literal["below_threshold", "too_many"]
+    candidates: list[CandidateAnswer] = Field(max_length=10)
+
+
 class GenerationAnswer(BaseModel):
     """Pictures, and how they were made."""
 
@@ -91,15 +108,23 @@ class GenerationAnswer(BaseModel):
     parameters: dict[str, Any]
     truncated: dict[str, Any] | None
     entities: list[EntityAnswer]
+    unlinked: list[UnlinkedAnswer]
     knowledge: dict[str, str | None]
     repro: dict[str, str]
     provenance: dict[str, Any]
     timings_ms: dict[str, float]
 
 
+class OpenAIImageAnswer(ImageAnswer):
+    """The same with the prompt that was drawn: the names of entities in place of what was said."""
+
+    revised_prompt: str
+
+
 class OpenAIAnswer(GenerationAnswer):
     """The same with OpenAI's fields beside."""
 
+    data: list[OpenAIImageAnswer] = Field(min_length=1, max_length=8)  # type: ignore[assignment]
     size: str = Field(pattern=r"^[0-9]+x[0-9]+$")
     output_format: Literal["png", "jpeg", "webp"]
 
@@ -137,6 +162,46 @@ class ModelListAnswer(BaseModel):
     data: list[dict[str, Any]] = Field(min_length=1)
 
 
+class NeighbourAnswer(BaseModel):
+    """A fact of an entity; `id` is null where its object is a text."""
+
+    relation: str
+    id: str | None
+    name: str
+
+
+class FoundEntityAnswer(BaseModel):
+    """An entity that a text mentions."""
+
+    surface: str
+    start: int
+    end: int
+    id: str
+    name: str
+    score: float
+    candidates: list[CandidateAnswer] = Field(max_length=10)
+    neighbours: list[NeighbourAnswer] = Field(max_length=100)
+
+
+class EntityListAnswer(BaseModel):
+    """What the graph finds in a text."""
+
+    object: Literal["list"]
+    query: str
+    knowledge: dict[str, str | None]
+    entities: list[FoundEntityAnswer]
+    unlinked: list[UnlinkedAnswer]
+
+
+class VersionAnswer(BaseModel):
+    """What pixels depend on besides the request."""
+
+    version: str
+    model: ModelFacts
+    knowledge: dict[str, str | None]
+    engine: str
+
+
 class CapabilitiesAnswer(BaseModel):
     """What can be asked of the loaded model."""
 
@@ -166,4 +231,4 @@ class EventAnswer(BaseModel):
 class StatusAnswer(BaseModel):
     """A probe's answer."""
 
-    status: Literal["alive", "ready"]
+    status: Literal["alive", "started", "ready"]

@@ -2,8 +2,8 @@
 
 import hashlib
 import json
+import secrets
 import time
-import uuid
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from rapid_diffusion.images.label import Position, explicit_fact, generation_tex
 from server.capabilities import Capabilities
 from server.encoding import EncodedImage, encode_image
 from server.images import Addresses
+from server.lookup import describe_link, describe_unlinked
 from server.reading import Delivery
 from server.schemas import GenerationRequest
 
@@ -30,6 +31,7 @@ class Finished:
     began: float
     queue_seconds: float
     label: Position | None = None  # the corner of the explicit label
+    embeds: bool = True  # the files say how they were drawn
     addresses: Addresses | None = None  # where the pictures are kept that are not in the answer
 
 
@@ -86,8 +88,8 @@ def give_pictures(drawn: Drawn, addresses: Addresses | None) -> Drawn:
 
 
 def new_answer_id() -> str:
-    """A number that nobody can guess: with it a picture is fetched."""
-    return f"img_{uuid.uuid4().hex}"
+    """A number that nobody can guess, with the time in front: see `server.images`."""
+    return f"img_{round(1000 * time.time()):012x}{secrets.token_hex(10)}"
 
 
 def _binary_answer(finished: Finished, image: EncodedImage, headers: dict[str, str]) -> Response:
@@ -114,6 +116,7 @@ def _describe(
         "truncated": _truncated(finished),
         "unknown": result.unknown[0],
         "entities": _entities(finished),
+        "unlinked": describe_unlinked(result.unlinked[0] if result.unlinked else []),
         "knowledge": {"version": able.knowledge_version},
         "repro": {"key": _repro_key(finished), "engine": able.engine},
         "provenance": {
@@ -139,7 +142,8 @@ def _text_of(finished: Finished, seed: int, produce_id: str) -> dict[str, str]:
     }
     if adapter := finished.capabilities.adapters.get(finished.request.adapter or ""):
         facts["adapter_digest"] = adapter["digest"]
-    return generation_text(facts, finished.producer, produce_id)
+    text = generation_text(facts, finished.producer, produce_id)
+    return text if finished.embeds else {"AIGC": text["AIGC"]}
 
 
 def _truncated(finished: Finished) -> dict[str, Any] | None:
@@ -155,15 +159,7 @@ def _entities(finished: Finished) -> list[dict[str, Any]]:
     # Entities that the caller names come back in the caller's order, one link each.
     weights = [e.weight for e in asked] if isinstance(asked, list) else [1.0] * len(links)
     return [
-        {
-            "surface": link.surface,
-            "start": link.start,
-            "end": link.end,
-            "id": link.key,
-            "name": link.name,
-            "score": round(float(link.score), 4),
-            "weight": weight,
-        }
+        describe_link(link) | {"weight": weight}
         for link, weight in zip(links, weights, strict=True)
     ]
 

@@ -27,9 +27,10 @@ from server.middleware import Guard, RequestContext
 from server.openapi import describe
 from server.picture_check import PictureCheck
 from server.process import RemoteDevice
-from server.routes import capabilities, generate, health, images, jobs, openai
+from server.routes import capabilities, entities, generate, health, images, jobs, openai
 from server.service import Service
 from server.settings import Settings
+from server.shares import Shares
 from server.webhooks import Webhooks
 from server.wordlist import Words
 from server.worker import Worker
@@ -49,11 +50,14 @@ def create_app(settings: Settings, pipeline: RapidDiffusionPipeline | RemoteDevi
     metrics = Metrics()
     device = pipeline if isinstance(pipeline, RemoteDevice) else _local(settings, pipeline)
     device.on_refused = metrics.filtered.labels(by="picture").inc
+    device.on_work = metrics.observe_work
     able = device.capabilities
     if isinstance(device, RemoteDevice):
         device.on_loss = lambda reason: metrics.worker_losses.labels(reason=reason).inc()
     metrics.knowledge.info({"version": able.knowledge_version or "none"})
-    worker = Worker(device, settings.queue_size, metrics, settings.queue_seconds)
+    keys = None if settings.keys_file is None else Keys.read(settings.keys_file)
+    shares = Shares() if keys is None else Shares(keys.weight)
+    worker = Worker(device, settings.queue_size, metrics, settings.queue_seconds, shares)
     metrics.ready.set_function(lambda: float(worker.obstacle is None))
     app = FastAPI(
         title="Rapid Diffusion",
@@ -70,15 +74,14 @@ def create_app(settings: Settings, pipeline: RapidDiffusionPipeline | RemoteDevi
             Exception: answer_crash,
         },
     )
-    kept = None if settings.state is None else Jobs(settings, able, worker, metrics)
-    keys = None if settings.keys_file is None else Keys.read(settings.keys_file)
+    kept = None if settings.state is None else Jobs(settings, able, worker, metrics, shares, keys)
     webhooks = None
     if kept is not None:
         webhooks = Webhooks(kept.journal, keys, settings, metrics, partial(jobs.job_view, kept))
         kept.on_end = webhooks.job_ended
     words = Words(settings.word_list)
     app.state.service = Service(settings, device, worker, metrics, kept, keys, words, webhooks)
-    for room in (generate, openai, images, jobs, health, capabilities):
+    for room in (generate, openai, images, jobs, entities, health, capabilities):
         app.include_router(room.router)
     app.openapi = lambda: describe(app)  # type: ignore[method-assign]  # as FastAPI's own page says
     app.add_middleware(Guard, settings=settings, keys=keys)

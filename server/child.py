@@ -15,6 +15,7 @@ from server.admission import Measured
 from server.capabilities import Capabilities
 from server.device import WorkerLostError, WorkRequest
 from server.device_main import Beat
+from server.wire import unpack_error
 
 Loss = Literal["died", "silent", "hang", "unloadable"]
 
@@ -65,11 +66,11 @@ class Pulse:
 class Order:
     """One thing that is being done; messages on it come into `inbox`: (kind, content).
 
-    `content` is the request that is drawn, or the path of the graph that is wanted.
+    `content` is the request that is drawn, or what else is asked: see `server.device_main`.
     """
 
     number: int
-    content: WorkRequest | str | None
+    content: Any
     inbox: "queue.SimpleQueue[tuple[str, Any]]" = field(default_factory=queue.SimpleQueue)
 
 
@@ -101,11 +102,16 @@ class Child:
         """Have a request drawn. Raises `WorkerLostError`."""
         return self._send("draw", request)
 
-    def reload(self, path: str | None) -> Order:
-        """Have the graph exchanged. Raises `WorkerLostError`."""
-        return self._send("reload", path)
+    def ask(self, kind: Literal["reload", "look_up"], content: Any) -> Any:
+        """Have something else done; blocks. Raises `WorkerLostError`, or why it was refused."""
+        told, answer = self._send(kind, content).inbox.get()
+        if told == "lost":
+            raise WorkerLostError("the worker process was lost while it was asked")
+        if told == "failed":
+            raise unpack_error(answer)
+        return answer
 
-    def _send(self, kind: str, content: WorkRequest | str | None) -> Order:
+    def _send(self, kind: str, content: Any) -> Order:
         with self._sending:  # so that a cancel comes after its order
             order = Order(next(self._numbers), content)
             self._orders[order.number] = order

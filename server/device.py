@@ -12,15 +12,18 @@ from torch import Tensor
 
 from rapid_diffusion import (
     Cancellation,
+    EngineWork,
     EntityWeight,
     GenerationResult,
     Previews,
     RapidDiffusionPipeline,
+    in_float32,
 )
 from rapid_diffusion.errors import NumericalError
 from rapid_diffusion.images.convert import Pixels, unit_to_pixels
 from server.admission import Measured
 from server.capabilities import Capabilities, read_capabilities
+from server.lookup import look_up
 from server.picture_check import PictureCheck, PictureRefusedError
 
 
@@ -53,6 +56,8 @@ class WorkRequest:
     knowledge: bool | list[EntityWeight] = True
     previews: int = 0  # how many of each picture, on its way
     deadline_seconds: float | None = None  # refused where the work before it takes longer
+    owner: str = ""  # whose share of the device it is
+    hears_steps: bool = True  # somebody wants to know how far it is
 
 
 @dataclass(frozen=True)
@@ -67,11 +72,12 @@ class Device(Protocol):
     """Draws up to `capabilities.concurrency` requests at a time, for as many threads.
 
     `on_change` is called when readiness may have changed, `on_refused` when a picture was drawn
-    that is not to be delivered.
+    that is not to be delivered, `on_work` with what the engine has done since the last call.
     """
 
     on_change: Callable[[], None]
     on_refused: Callable[[], object]
+    on_work: Callable[[EngineWork], None]
 
     @property
     def measured(self) -> Sequence[Measured]:
@@ -94,6 +100,9 @@ class Device(Protocol):
 
     def cancel(self, request: WorkRequest) -> None:
         """Stop drawing this very request, at the next step; harmless where it is not drawn."""
+
+    def look_up(self, text: str, neighbours: int) -> dict[str, Any]:
+        """What `server.lookup.look_up` says of a text; `WorkerLostError` where it died."""
 
     def reload(self, path: str | None) -> GraphInUse:
         """Exchange the graph for the one at `path`, or for what stands where its own came from.
@@ -118,6 +127,7 @@ class LocalDevice:
         self.capabilities = read_capabilities(pipeline)
         self.on_change: Callable[[], None] = _nothing
         self.on_refused: Callable[[], object] = _nothing
+        self.on_work: Callable[[EngineWork], None] = _nothing
 
     def draw(self, request: WorkRequest, after_step: AfterStep) -> GenerationResult:
         """As `Device` says."""
@@ -131,11 +141,16 @@ class LocalDevice:
             raise
         finally:
             del self._drawn[id(request)]
+            self.on_work(work_of(self._pipeline))
 
     def cancel(self, request: WorkRequest) -> None:
         """As `Device` says."""
         if (cancellation := self._drawn.get(id(request))) is not None:
             cancellation.cancel()
+
+    def look_up(self, text: str, neighbours: int) -> dict[str, Any]:
+        """As `Device` says."""
+        return look_up(self._pipeline.graph, text, neighbours)
 
     def reload(self, path: str | None) -> GraphInUse:
         """As `Device` says."""
@@ -156,6 +171,11 @@ def exchange_graph(
     return other, GraphInUse(other.graph.version, str(other.graph.path))
 
 
+def work_of(pipeline: RapidDiffusionPipeline) -> EngineWork:
+    """What the pipeline's engine has done since this was called last."""
+    return EngineWork([]) if pipeline.engine is None else pipeline.engine.meter.take()
+
+
 def draw(
     pipeline: RapidDiffusionPipeline,
     request: WorkRequest,
@@ -163,6 +183,9 @@ def draw(
     check: PictureCheck | None = None,
 ) -> GenerationResult:
     """Call the pipeline; raises what it raises, `NumericalError` for a picture of one colour.
+
+    Such a picture is drawn once more in float32 first, where the model is in something narrower; a
+    NaN gets that chance from the engine.
 
     Raises `PictureRefusedError` where the check refuses one of the pictures; a preview that it
     refuses is left out, for what is not sharp yet says nothing of the picture.
@@ -186,22 +209,31 @@ def draw(
         ]
         after_step(min(steps, max(1, moved // pictures)), steps, made)
 
-    with estimates.watching():
-        result = pipeline(
-            request.prompt,
-            **request.arguments,
-            knowledge=request.knowledge,
-            output_type="numpy",
-            callback_on_step_end=tell,
-        )
-    for image in result.images:
-        if image.min() == image.max():
-            raise NumericalError("the picture is one flat colour, which no prompt asks for")
+    def call() -> GenerationResult:
+        with estimates.watching():
+            return pipeline(
+                request.prompt,
+                **request.arguments,
+                knowledge=request.knowledge,
+                output_type="numpy",
+                callback_on_step_end=tell,
+            )
+
+    result = call()
+    if _is_flat(result) and pipeline.is_narrow:
+        with in_float32():
+            result = call()
+    if _is_flat(result):
+        raise NumericalError("the picture is one flat colour, which no prompt asks for")
     if check is not None:
         began = time.perf_counter()
         check.check(result.images)
         result.timings["check"] = time.perf_counter() - began
     return result
+
+
+def _is_flat(result: GenerationResult) -> bool:
+    return any(image.min() == image.max() for image in result.images)
 
 
 def preview_steps(previews: int, steps: int) -> list[int]:
@@ -230,5 +262,5 @@ def _preview(
     return [Preview(picture, number, unit_to_pixels(decoded)[0])]
 
 
-def _nothing() -> None:
+def _nothing(*_: object) -> None:
     pass

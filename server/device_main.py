@@ -1,7 +1,8 @@
 """The worker's own process: loads the pipeline, draws what it is told, and shows that it lives.
 
 Its threads: some draw, whose requests share each step; one reads orders; one beats four times a
-second. A process that is stopped does not beat; one that hangs beats without getting on.
+second; two look things up and exchange the graph. A process that is stopped does not beat; one that
+hangs beats without getting on.
 """
 
 import logging
@@ -9,7 +10,8 @@ import os
 import queue
 import signal
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any, Literal, Protocol
@@ -18,7 +20,8 @@ from rapid_diffusion import Cancellation, RapidDiffusionPipeline
 from rapid_diffusion.errors import CanceledError
 from server.admission import Measured
 from server.capabilities import read_capabilities
-from server.device import Preview, WorkRequest, draw, exchange_graph
+from server.device import GraphInUse, Preview, WorkRequest, draw, exchange_graph, work_of
+from server.lookup import look_up
 from server.picture_check import PictureCheck, PictureRefusedError
 from server.wire import pack_error
 
@@ -85,6 +88,7 @@ class _Hands:
         self.pipeline: RapidDiffusionPipeline  # once it is loaded
         self.check: PictureCheck | None = None
         self._reloading = threading.Lock()
+        self._desk = ThreadPoolExecutor(2, "desk")
         self.waiting: queue.SimpleQueue[_Order] = queue.SimpleQueue()
         self.in_hand: dict[int, _Order] = {}
         self._sending = threading.Lock()
@@ -104,15 +108,27 @@ class _Hands:
         if (order := self.in_hand.get(number)) is not None:
             order.cancellation.cancel()
 
-    def reload(self, number: int, path: str | None) -> None:
-        """Exchange the graph; what is being drawn keeps the pipeline that it began with."""
+    def ask(self, number: int, kind: str, content: Any) -> None:
+        """Something else than a picture; reading orders and drawing go on meanwhile."""
+        answers: dict[str, Callable[[Any], Any]] = {"reload": self._reload, "look_up": self._look}
+        self._desk.submit(self._answer, number, answers[kind], content)
+
+    def _answer(self, number: int, answer: Callable[[Any], Any], content: Any) -> None:
         try:
-            with self._reloading:
-                self.pipeline, graph = exchange_graph(self.pipeline, path)
+            found = answer(content)
         except Exception as error:  # noqa: BLE001  a worker's edge: the server tells it
             self.send(number, "failed", pack_error(error))
         else:
-            self.send(number, "done", graph)
+            self.send(number, "done", found)
+
+    def _reload(self, path: str | None) -> GraphInUse:
+        """Exchange the graph; what is being drawn keeps the pipeline that it began with."""
+        with self._reloading:
+            self.pipeline, graph = exchange_graph(self.pipeline, path)
+        return graph
+
+    def _look(self, asked: tuple[str, int]) -> dict[str, Any]:
+        return look_up(self.pipeline.graph, *asked)
 
     def beat(self) -> Beat:
         """How everything in hand gets on."""
@@ -162,6 +178,7 @@ def _measure(pipeline: RapidDiffusionPipeline) -> list[Measured]:
     arguments = {"num_inference_steps": 2, "seed": 0}
     for _ in range(2):
         drawn = pipeline(_SENTENCE, num_inference_steps=2, seed=0, output_type="numpy")
+    work_of(pipeline)  # what is counted begins when the process is ready
     return [Measured(arguments, drawn.timings)]
 
 
@@ -182,7 +199,8 @@ def _answer(order: _Order, hands: _Hands) -> tuple[Literal["done", "failed"], An
 
     def after_step(step: int, steps: int, previews: Sequence[Preview] = ()) -> None:
         order.moves, order.at_end = order.moves + 1, step == steps
-        hands.send(order.number, "step", (step, steps, previews))
+        if order.request.hears_steps:
+            hands.send(order.number, "step", (step, steps, previews))
 
     try:
         if order.cancellation.canceled:
@@ -199,7 +217,7 @@ def _beat(beats: Connection, hands: _Hands) -> None:
     pause = threading.Event()
     while True:
         try:
-            beats.send(hands.beat())
+            beats.send((hands.beat(), work_of(hands.pipeline)))
         except OSError:  # the server is gone
             os._exit(1)
         pause.wait(BEAT_SECONDS)
@@ -213,7 +231,7 @@ def _read(orders: Connection, hands: _Hands) -> None:
             os._exit(1)
         if kind == "cancel":
             hands.cancel(number)
-        elif kind == "reload":  # seconds, for a large graph: orders are read meanwhile
-            threading.Thread(target=hands.reload, args=(number, content), daemon=True).start()
-        else:
+        elif kind == "draw":
             hands.take(_Order(number, content))
+        else:
+            hands.ask(number, kind, content)

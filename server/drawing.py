@@ -10,7 +10,7 @@ from server.answers import Finished, encode_answer
 from server.capabilities import Capabilities
 from server.device import WorkerLostError, WorkRequest
 from server.errors import Problem, error_object, problem_of_error
-from server.labels import label_position
+from server.labels import embeds_parameters, label_position
 from server.live import LiveJob
 from server.previews import PARTIAL_IMAGE, partial_event, preview_style
 from server.reading import Delivery, final_size, knowledge_argument, pipeline_arguments
@@ -66,6 +66,7 @@ async def draw_job(
         began=began,
         queue_seconds=last.queue_seconds,
         label=label_position(live.asked, able, settings),
+        embeds=embeds_parameters(settings, jobs.keys, live.record.owner),
     )
     return await asyncio.to_thread(_store, jobs.store, live.record.id, finished)
 
@@ -90,6 +91,7 @@ def _work(live: LiveJob) -> WorkRequest:
         arguments=pipeline_arguments(live.asked, record.seed),
         knowledge=knowledge_argument(live.asked),
         previews=live.asked.partial_images,
+        owner=record.owner,
     )
 
 

@@ -104,12 +104,6 @@ def invalid(param: str, reason: str, received: Any, **context: Any) -> Problem:
     )
 
 
-def not_built(param: str, received: Any, allowed: str) -> Problem:
-    """A field the contract knows and this version does not."""
-    values = {"param": param, "received": shown(received), "allowed": allowed}
-    return Problem("not_implemented", param=param, values=values)
-
-
 def shown(value: Any) -> str:
     """A received value as it is quoted in a message: short, printable, encodable."""
     text = repr(value).encode("utf-8", "backslashreplace").decode("utf-8")

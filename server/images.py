@@ -1,4 +1,8 @@
-"""Pictures that are answered by address: kept for a while, and given to the key that asked."""
+"""Pictures that are answered by address: kept for a while, and given to the key that asked.
+
+An answer's id begins with its time (milliseconds since 1970, 12 hexadecimal digits), so that an
+address is known to be over when nothing of it is left; 80 random bits follow.
+"""
 
 import json
 import re
@@ -80,14 +84,22 @@ class ImageStore:
         return int(time.time() + self._seconds)
 
     def read(self, answer_id: str, index: str, owner: str) -> KeptImage:
-        """One picture of this owner. Raises `Problem` image_not_found, whatever the reason is."""
-        missing = Problem("image_not_found", values={"received": shown(f"{answer_id}/{index}")})
+        """One picture of this owner.
+
+        Raises `Problem`: image_expired past its time, whoever asks for whatever; else
+        image_not_found, whatever the reason is.
+        """
+        received = shown(f"{answer_id}/{index}")
+        missing = Problem("image_not_found", values={"received": received})
         if not _ID.fullmatch(answer_id) or not re.fullmatch(r"[0-9]", index):
             raise missing
+        if int(answer_id[4:16], 16) / 1000 + self._seconds < time.time():
+            hours = f"{self._seconds / 3600:g}"
+            raise Problem("image_expired", values={"received": received, "allowed": hours})
         folder = self._folder / answer_id
         try:
             about: dict[str, Any] = json.loads((folder / _ABOUT).read_bytes())
-            if about["owner"] != owner or self._is_old(folder, time.time()):
+            if about["owner"] != owner:
                 raise missing
             facts = about["images"][int(index)]
             content = (folder / _name(int(index), facts["mime_type"])).read_bytes()

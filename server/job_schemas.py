@@ -3,7 +3,7 @@
 from pydantic import Field
 
 from server.capabilities import Capabilities
-from server.errors import invalid, not_built
+from server.errors import invalid
 from server.reading import check_capabilities, check_partial_images
 from server.schemas import MAX_SEED, GenerationRequest
 
@@ -25,7 +25,7 @@ def check_job(asked: JobRequest, able: Capabilities) -> None:
     default is not held against the caller.
     """
     if asked.response_format == "binary":
-        raise not_built("response_format", "binary", "url")
+        raise invalid("response_format", "unsupported_value", "binary", expected="url, b64_json")
     check_capabilities(asked.model_copy(update={"response_format": "b64_json"}), able)
     check_partial_images(asked.partial_images, asked)
     most = MAX_SEED - asked.num_images_per_prompt + 1

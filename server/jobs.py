@@ -18,13 +18,16 @@ from server.capabilities import Capabilities
 from server.drawing import JobOutcome, draw_job, outcome_of_error, result_bytes
 from server.errors import Problem
 from server.images import ImageStore
+from server.job_queue import JobQueue
 from server.job_schemas import JobRequest
 from server.journal import JobRecord, Journal, NewJob
+from server.keys import Keys
 from server.label_log import LabelLog
 from server.live import LiveJob
 from server.metrics import Metrics
 from server.results import ResultStore, lock_state
 from server.settings import Settings
+from server.shares import Shares
 from server.worker import Worker
 
 _RETRY_SECONDS = 0.25  # how long to leave a worker alone that takes nothing
@@ -40,21 +43,28 @@ class Jobs:
     """All jobs of one state folder. Its coroutines belong to one event loop."""
 
     def __init__(
-        self, settings: Settings, able: Capabilities, worker: Worker, metrics: Metrics
+        self,
+        settings: Settings,
+        able: Capabilities,
+        worker: Worker,
+        metrics: Metrics,
+        shares: Shares | None = None,
+        keys: Keys | None = None,
     ) -> None:
         assert settings.state is not None, "jobs need a state folder"
         self._settings, self._able, self._worker = settings, able, worker
-        self._metrics = metrics
+        self._metrics, self.keys = metrics, keys
         self._lock = lock_state(settings.state)
         self.journal = Journal(settings.state / "journal.sqlite3")
+        metrics.journals.inc(self.journal.set_aside is not None)
         self.store = ResultStore(settings.state / "results")
         quota, hours = settings.state_quota_bytes, settings.retention_hours
         self.images = ImageStore(settings.state / "images", quota, hours)
         self.label_log = LabelLog(settings.state / "unlabelled.jsonl")
         self.live: dict[str, LiveJob] = {}
-        self._waiting: list[LiveJob] = []
-        self._used: dict[str, float] = {}  # seconds drawn for each owner: the least served is next
+        self.queue = JobQueue(worker, shares or Shares(), metrics)
         self._wake = asyncio.Event()
+        self.queue.changed = self._wake.set
         self._accepting = asyncio.Lock()
         self._running: set[asyncio.Task[None]] = set()
         self._tasks: list[asyncio.Task[None]] = []
@@ -90,6 +100,7 @@ class Jobs:
                 record = await asyncio.to_thread(self.journal.accept, job)
             except sqlite3.Error as error:
                 logger.error("a job could not be written down", exc_info=error)
+                self._metrics.admission_rejected.labels(reason="storage_unavailable").inc()
                 raise Problem(
                     "storage_unavailable", values={"reason": "disk"}, retry_after=30.0
                 ) from error
@@ -129,8 +140,7 @@ class Jobs:
         """A job that the worker would not take; its outcome, if it was given up meanwhile."""
         if live.ending is not None:
             return JobOutcome(live.ending, None)
-        self._waiting.append(live)
-        self._changed()
+        self.queue.add(live)
         return None
 
     async def written(
@@ -145,21 +155,6 @@ class Jobs:
                 if self._worker.is_draining:
                     raise
                 await asyncio.sleep(1.0)
-
-    def queue_position(self, record: JobRecord) -> int | None:
-        """How many jobs are before it; None where it does not wait."""
-        order = sorted(self._waiting, key=self._turn)
-        places = {live.record.id: place for place, live in enumerate(order)}
-        return places.get(record.id)
-
-    def seconds_before(self, position: int) -> float:
-        """Predicted seconds until the job at this place in the queue begins."""
-        order = sorted(self._waiting, key=self._turn)[:position]
-        waiting = sum(self._seconds(live.record.request) for live in order)
-        return self._worker.work_seconds + waiting
-
-    def _seconds(self, request: dict[str, Any]) -> float:
-        return self._worker.predict({k: v for k, v in request.items() if v is not None})
 
     def _new_job(self, asked: JobRequest, owner: str, key: str | None) -> NewJob:
         request = asked.model_dump(mode="json", exclude_unset=True)
@@ -180,11 +175,11 @@ class Jobs:
         """Raises `Problem` where the queue or the folder is full, or the server is ending."""
         if self._worker.is_draining:
             raise Problem("draining", retry_after=5.0)
-        ahead = self.seconds_before(len(self._waiting))
-        late = ahead + self._seconds(job.request) - self._settings.job_seconds
-        if len(self._waiting) >= self._settings.job_limit or (self._waiting and late > 0):
+        ahead, waiting = self.queue.seconds_before(len(self.queue)), len(self.queue)
+        late = ahead + self.queue.seconds(job.request) - self._settings.job_seconds
+        if waiting >= self._settings.job_limit or (waiting and late > 0):
             self._metrics.admission_rejected.labels(reason="overloaded").inc()
-            values = {"received": len(self._waiting), "seconds": round(ahead)}
+            values = {"received": waiting, "seconds": round(ahead)}
             raise Problem("overloaded", values=values, retry_after=max(1.0, late, ahead / 10))
         held = self.images.held + await asyncio.to_thread(self.journal.bytes_held)
         if held + job.reserved > self._settings.state_quota_bytes:
@@ -198,12 +193,11 @@ class Jobs:
 
     def _enqueue(self, live: LiveJob) -> None:
         self.live[live.record.id] = live
-        self._waiting.append(live)
         if live.asked.deadline_ms is not None:
             left = live.record.created + live.asked.deadline_ms / 1000 - time.time()
             loop = asyncio.get_running_loop()
             live.timer = loop.call_later(max(0.0, left), self._expire, live)
-        self._changed()
+        self.queue.add(live)
 
     def _expire(self, live: LiveJob) -> None:
         task = asyncio.create_task(self._give_up(live, "expired"))
@@ -212,20 +206,11 @@ class Jobs:
 
     async def _give_up(self, live: LiveJob, ending: str) -> None:
         live.ending = live.ending or ending
-        if live in self._waiting:
-            self._waiting.remove(live)
-            self._changed()
+        if live in self.queue:
+            self.queue.remove(live)
             await self._finish(live, JobOutcome(live.ending, None))
         elif live.ticket is not None:
             self._worker.cancel(live.ticket)
-
-    def _turn(self, live: LiveJob) -> tuple[int, float, int]:
-        record = live.record
-        return -record.priority, self._used.get(record.owner, 0.0), record.sequence
-
-    def _changed(self) -> None:
-        self._metrics.jobs_waiting.set(len(self._waiting))
-        self._wake.set()
 
     async def _feed(self) -> None:
         """For ever: when the worker has a place for a job, give it the next one."""
@@ -233,23 +218,19 @@ class Jobs:
         places = asyncio.Semaphore(self._able.concurrency + 1)
         while True:
             await places.acquire()
-            while not self._waiting or self._worker.obstacle is not None:
+            while not self.queue or self._worker.obstacle is not None:
                 self._wake.clear()
-                if self._waiting:
+                if self.queue:
                     await asyncio.sleep(_RETRY_SECONDS)
                 else:
                     await self._wake.wait()
-            live = min(self._waiting, key=self._turn)
-            self._waiting.remove(live)
-            self._changed()
-            task = asyncio.create_task(self._perform(live))
+            task = asyncio.create_task(self._perform(self.queue.take()))
             self._running.add(task)
             task.add_done_callback(self._running.discard)
             task.add_done_callback(lambda _: places.release())
 
     async def _perform(self, live: LiveJob) -> None:
         """One job from the queue to its end; without one where the server ends before it."""
-        began = time.monotonic()
         try:
             if live.record.attempts >= _MOST_ATTEMPTS:
                 problem = Problem("worker_lost", values={"received": live.record.attempts})
@@ -260,8 +241,6 @@ class Jobs:
             logger.error("job %s failed", live.record.id, exc_info=error)
             outcome = outcome_of_error(error)
         if outcome is not None:
-            owner, spent = live.record.owner, time.monotonic() - began
-            self._used[owner] = self._used.get(owner, 0.0) + spent
             await self._finish(live, outcome)
 
     async def _finish(self, live: LiveJob, outcome: JobOutcome) -> None:

@@ -34,6 +34,8 @@ class Key(BaseModel):
         default=None, gt=0, description="of drawing; None: no limit"
     )
     scopes: tuple[Literal["unlabelled"], ...] = ()
+    weight: float = Field(default=1.0, gt=0, le=1000, description="its share of a busy device")
+    embed_parameters: bool = Field(default=True, description="files say how they were drawn")
 
 
 class KeyFile(BaseModel):
@@ -49,7 +51,7 @@ class Keys:
 
     def __init__(self, keys: list[Key]) -> None:
         self._keys = keys
-        self._scopes = {key.name: key.scopes for key in keys}
+        self._by_name = {key.name: key for key in keys}
         self._purses = {
             key.name: _Purse(key.seconds_per_minute) for key in keys if key.seconds_per_minute
         }
@@ -79,11 +81,23 @@ class Keys:
 
     def allows(self, owner: str, scope: str) -> bool:
         """Whether this owner's key has a scope."""
-        return scope in self._scopes.get(owner, ())
+        key = self._by_name.get(owner)
+        return key is not None and scope in key.scopes
 
     def digest(self, owner: str) -> str | None:
         """The SHA-256 of an owner's key; None where there is no such key any more."""
-        return next((key.sha256 for key in self._keys if key.name == owner), None)
+        key = self._by_name.get(owner)
+        return None if key is None else key.sha256
+
+    def weight(self, owner: str) -> float:
+        """How large this owner's share is beside others'."""
+        key = self._by_name.get(owner)
+        return 1.0 if key is None else key.weight
+
+    def embeds_parameters(self, owner: str) -> bool:
+        """Whether this owner's files say how they were drawn."""
+        key = self._by_name.get(owner)
+        return key is None or key.embed_parameters
 
     def spend(self, owner: str, seconds: float) -> None:
         """Take predicted seconds of work from an owner's allowance.

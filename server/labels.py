@@ -24,6 +24,11 @@ def label_position(
     return wanted.position or "bottom_right"
 
 
+def embeds_parameters(settings: Settings, keys: Keys | None, owner: str) -> bool:
+    """Whether files say how they were drawn, prompt and all: the setting or the key says no."""
+    return settings.embed_parameters and (keys is None or keys.embeds_parameters(owner))
+
+
 def check_unlabelled(
     asked: GenerationRequest, settings: Settings, keys: Keys | None, owner: str
 ) -> bool:

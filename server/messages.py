@@ -126,6 +126,11 @@ KINDS: dict[str, Kind] = {
         ("The job has expired", "Job {received} ended more than {allowed} hours ago."),
         ("任务已过期", "任务 {received} 结束已超过 {allowed} 小时。"),
     ),
+    "image_expired": _kind(
+        410,
+        ("The picture has expired", "Picture {received} was kept for {allowed} hours, no longer."),
+        ("图片已过期", "图片 {received} 只保留 {allowed} 小时。"),
+    ),
     "slow_body": _kind(
         408,
         ("The body came too slowly", "The body was not complete within {allowed} s."),
@@ -163,11 +168,6 @@ KINDS: dict[str, Kind] = {
         422,
         ("Refused by the rules", "The rules of this service's operator do not allow this request."),
         ("内容不被允许", "此服务运营方的规则不允许该请求。"),
-    ),
-    "not_implemented": _kind(
-        422,
-        ("Not built yet", "{param} = {received} is not built yet; use {allowed}."),
-        ("尚未实现", "{param} = {received} 尚未实现；请使用 {allowed}。"),
     ),
     "rate_limited": _kind(
         429,

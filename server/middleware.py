@@ -17,12 +17,13 @@ from server.metrics import Metrics
 from server.settings import LOOPBACK_NAMES, Settings
 
 BODY_SECONDS = 30.0  # 64 KiB at the speed of a modem; a body of a byte a second holds no place
+_UNCOUNTED = ("/livez", "/readyz", "/startupz", "/version", "/metrics", "/openapi.json")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _TRACEPARENT = re.compile(r"00-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-([0-9a-f]{2})")
 
 
 class RequestContext:
-    """Gives each request an id and a trace, answers with both, and counts generations."""
+    """Gives each request an id and a trace, answers with both, and counts the answers."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self.app, self.metrics = app, metrics
@@ -51,7 +52,7 @@ class RequestContext:
         try:
             await self.app(scope, receive, send_with_context)
         finally:
-            if scope["path"] == "/generate":
+            if scope["path"] not in _UNCOUNTED and not scope["path"].startswith("/admin/"):
                 self.metrics.requests.labels(status=str(status)).inc()
 
 

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from server import answer_schemas as answers
 from server.messages import KINDS
 from server.middleware import needs_key
+from server.schemas import MAX_PROMPT
 
 _EVERYWHERE = ("403", "413", "500")  # foreign host or origin, a body too large, a crash
 _REFERENCE = "#/components/schemas/{model}"
@@ -25,6 +26,7 @@ _ANSWERS: dict[tuple[str, str], dict[str, type[BaseModel] | None]] = {
     ("post", "/v1/images/generations"): {"application/json": answers.OpenAIAnswer, **_STREAM},
     ("get", "/v1/images/{image_id}/{index}"): _PICTURES,
     ("get", "/v1/models"): {"application/json": answers.ModelListAnswer},
+    ("get", "/v1/entities"): {"application/json": answers.EntityListAnswer},
     ("get", "/v1/capabilities"): {"application/json": answers.CapabilitiesAnswer},
     ("post", "/v1/jobs"): {"application/json": answers.JobAnswer},
     ("get", "/v1/jobs"): {"application/json": answers.JobListAnswer},
@@ -33,7 +35,9 @@ _ANSWERS: dict[tuple[str, str], dict[str, type[BaseModel] | None]] = {
     ("get", "/v1/jobs/{job_id}/events"): _STREAM,
     ("get", "/v1/jobs/{job_id}/images/{index}"): _PICTURES,
     ("get", "/livez"): {"application/json": answers.StatusAnswer},
+    ("get", "/startupz"): {"application/json": answers.StatusAnswer},
     ("get", "/readyz"): {"application/json": answers.StatusAnswer},
+    ("get", "/version"): {"application/json": answers.VersionAnswer},
     ("get", "/metrics"): {"text/plain": None},
 }
 
@@ -43,6 +47,11 @@ def _parameter(name: str, place: str, **schema: Any) -> dict[str, Any]:
 
 
 _PARAMETERS: dict[tuple[str, str], list[dict[str, Any]]] = {
+    ("get", "/v1/entities"): [
+        _parameter("q", "query", type="string", minLength=1, maxLength=MAX_PROMPT)
+        | {"required": True},
+        _parameter("neighbours", "query", type="integer", minimum=0, maximum=100, default=10),
+    ],
     ("post", "/v1/jobs"): [
         _parameter("Idempotency-Key", "header", type="string", pattern="^[!-~]{1,255}$")
     ],

@@ -6,8 +6,9 @@ import threading
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
+from typing import Any
 
-from rapid_diffusion import GenerationResult
+from rapid_diffusion import EngineWork, GenerationResult
 from rapid_diffusion.errors import CanceledError
 from server.admission import Measured
 from server.capabilities import Capabilities
@@ -37,6 +38,7 @@ class RemoteDevice:
         self.on_change: Callable[[], None] = lambda: None
         self.on_refused: Callable[[], object] = lambda: None
         self.on_loss: Callable[[Loss], None] = lambda _: None
+        self.on_work: Callable[[EngineWork], None] = lambda _: None
         self._child: Child | None = None
         self._graph: str | None = None  # the version in use; a process that is started again has it
         self._changing = threading.Lock()  # a process starts, or the graph changes
@@ -102,6 +104,14 @@ class RemoteDevice:
         if child is not None:
             child.cancel(request)
 
+    def look_up(self, text: str, neighbours: int) -> dict[str, Any]:
+        """As `Device` says."""
+        child = self._child
+        if child is None:
+            raise WorkerLostError("there is no worker process")
+        found: dict[str, Any] = child.ask("look_up", (text, neighbours))
+        return found
+
     def reload(self, path: str | None) -> GraphInUse:
         """As `Device` says. Raises `WorkerLostError` where there is no process to do it."""
         if self._child is None:  # at once: the lock is held while the next one is started
@@ -110,12 +120,7 @@ class RemoteDevice:
             child = self._child
             if child is None:
                 raise WorkerLostError("the worker process was lost")
-            kind, content = child.reload(path).inbox.get()
-            if kind == "lost":
-                raise WorkerLostError("the worker process was lost while it read the graph")
-            if kind == "failed":
-                raise unpack_error(content)
-            graph: GraphInUse = content
+            graph: GraphInUse = child.ask("reload", path)
             self._graph = graph.path
             self.capabilities = self.capabilities.with_knowledge(graph.version)
         return graph
@@ -189,7 +194,9 @@ class RemoteDevice:
             try:
                 if child.beats.poll(0.1):
                     was_ready = self.is_ready
-                    child.pulse.hear(child.beats.recv())
+                    beat, work = child.beats.recv()
+                    child.pulse.hear(beat)
+                    self.on_work(work)
                     if not was_ready:
                         self.on_change()
                 else:

@@ -32,9 +32,19 @@ class PatientProtocol(H11Protocol):
         self._heads += 1
         super().on_response_complete()
 
+    def send_400_response(self, msg: str) -> None:
+        """What came is no HTTP/1.1, or too much of it."""
+        self._count("broken")
+        super().send_400_response(msg)
+
+    def _count(self, reason: str) -> None:
+        app: Any = self.config.app
+        app.state.service.metrics.connections_refused.labels(reason=reason).inc()
+
     def _look(self, heads: int) -> None:
         waits_for_head: Any = self.conn.their_state is h11.IDLE
         if waits_for_head and self._heads == heads:
+            self._count("silent")
             self.transport.close()
         else:
             self._timer = self.loop.call_later(HEAD_SECONDS, self._look, self._heads)

@@ -1,6 +1,7 @@
 """From bytes to a checked request: JSON read strictly, then the schema, then the model's limits."""
 
 import json
+import re
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -61,6 +62,19 @@ def parse_json(body: bytes) -> Any:
     except ValueError as error:  # JSONDecodeError, UnicodeDecodeError, numbers of 4,300 digits
         reason = str(error).encode("utf-8", "backslashreplace").decode()[:200]
     raise Problem("invalid_json", values={"reason": reason})
+
+
+def query_integer(request: Request, name: str, default: int, least: int, most: int) -> int:
+    """A whole number of the query. Raises `Problem`, naming it."""
+    given = request.query_params.get(name, str(default))
+    if not re.fullmatch(r"-?[0-9]{1,9}", given):
+        raise invalid(name, "int_type", given)
+    value = int(given)
+    if value < least:
+        raise invalid(name, "greater_than_equal", value, ge=least)
+    if value > most:
+        raise invalid(name, "less_than_equal", value, le=most)
+    return value
 
 
 def check_capabilities(request: GenerationRequest, able: Capabilities) -> None:

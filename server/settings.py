@@ -68,6 +68,9 @@ class Settings(BaseSettings):
     allow_unauthenticated: bool = Field(False, description="serve others without keys")
     content_producer: str = Field("", description="the operator's code, for the AI-content label")
     explicit_label: bool = Field(True, description="pictures show the words AI生成 in a corner")
+    embed_parameters: bool = Field(
+        True, description="files say how they were drawn, prompt and all"
+    )
     word_list: Path | None = Field(None, description="file of terms that no prompt may hold")
     picture_check: bool = Field(False, description="look at pictures before they are delivered")
     picture_threshold: float = Field(

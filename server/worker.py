@@ -1,4 +1,4 @@
-"""The worker: one queue and the device that empties it; routes know `submit`, `cancel`, `events`.
+"""The worker: one line and the threads that empty it; routes know `submit`, `cancel`, `events`.
 
 A request whose device died under it is drawn again, from the same seed; the last time alone, so
 that nobody pays for what another one's request does to the device.
@@ -6,44 +6,43 @@ that nobody pays for what another one's request does to the device.
 
 import asyncio
 import logging
-import math
 import threading
 import time
-from bisect import insort
-from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 from rapid_diffusion import GenerationResult
 from rapid_diffusion.errors import CanceledError, InvalidRequestError
-from server.admission import Company, Estimator, Measured
+from server.admission import Estimator
 from server.device import Device, Preview, WorkerLostError, WorkRequest
 from server.errors import Problem
+from server.line import MOST_LOSSES, Line
 from server.metrics import Metrics
+from server.shares import Shares
 from server.tickets import Event, Failed, Progress, Started, Succeeded, Ticket
 
 __all__ = ["Event", "Failed", "Preview", "Progress", "Started", "Succeeded", "Ticket", "Worker"]
-
-MOST_LOSSES = 3  # so often a request may lose its device before it is taken for the cause
 
 logger = logging.getLogger(__name__)
 
 
 class Worker:
-    """A bounded queue and the threads that empty it, first come first; each draws one request."""
+    """A bounded line, and the threads that empty it; each draws one request."""
 
     def __init__(
-        self, device: Device, queue_size: int, metrics: Metrics, queue_seconds: float = 120.0
+        self,
+        device: Device,
+        queue_size: int,
+        metrics: Metrics,
+        queue_seconds: float = 120.0,
+        shares: Shares | None = None,
     ) -> None:
-        self._device, self._queue_size, self._metrics = device, queue_size, metrics
-        self._waiting: deque[Ticket] = deque()
-        self._running: list[Ticket] = []
-        self._company = Company()
+        self._device, self._metrics = device, metrics
+        estimator = Estimator(device.capabilities.defaults, device.measured)
+        self._line = Line(queue_size, queue_seconds, estimator, shares or Shares(), metrics)
         self._changed = threading.Condition()
         self._alive = False
         self._draining = False
-        self._queue_seconds = queue_seconds
-        self._estimator = Estimator(device.capabilities.defaults, device.measured)
         self._threads = [
             threading.Thread(target=self._main, name=f"worker-{number}", daemon=True)
             for number in range(device.capabilities.concurrency)
@@ -73,13 +72,13 @@ class Worker:
     def predict(self, arguments: Mapping[str, Any]) -> float:
         """Seconds of the device that a request with these arguments would take."""
         with self._changed:
-            return self._estimator.share(arguments)
+            return self._line.estimator.share(arguments)
 
     @property
     def work_seconds(self) -> float:
         """Predicted seconds of all that was taken and is not over."""
         with self._changed:
-            return self._work_seconds()
+            return self._line.work_seconds
 
     def submit(self, request: WorkRequest, *, accepted: bool = False) -> Ticket:
         """Take a request into the queue. Call it on the event loop that will read its events.
@@ -91,13 +90,12 @@ class Worker:
         with self._changed:
             obstacle = self.obstacle
             if obstacle is None and not accepted:
-                obstacle = self._overload(request)
+                obstacle = self._line.overload(ticket)
             if obstacle is not None:
                 if not accepted:
                     self._metrics.admission_rejected.labels(reason=obstacle.code).inc()
                 raise obstacle
-            self._waiting.append(ticket)
-            self._count()
+            self._line.join(ticket)
             self._changed.notify_all()
         return ticket
 
@@ -108,14 +106,25 @@ class Worker:
         """
         with self._changed:
             ticket.canceled_at = ticket.canceled_at or time.monotonic()
-            if ticket in self._running:
+            if ticket in self._line.in_hand:
                 self._device.cancel(ticket.request)
-            if ticket not in self._waiting:
+            if not self._line.leave(ticket):
                 return
-            self._waiting.remove(ticket)
-            self._count()
             self._changed.notify_all()
         self._fail(ticket, CanceledError("canceled while it waited"))
+
+    def look_up(self, text: str, neighbours: int) -> dict[str, Any]:
+        """What the graph finds in a text, as prompts are linked; blocks: call it in a thread.
+
+        Raises `Problem` not_ready where there is no worker, and what reading the graph raises.
+        """
+        lost = Problem("not_ready", retry_after=10.0)
+        if not self._alive or not self._device.is_ready:
+            raise lost
+        try:
+            return self._device.look_up(text, neighbours)
+        except WorkerLostError as error:
+            raise lost from error
 
     async def events(self, ticket: Ticket) -> AsyncIterator[Event]:
         """The events of a request, ending with exactly one `Succeeded` or `Failed`."""
@@ -135,10 +144,8 @@ class Worker:
         """Take nothing new, finish what was accepted, give up what is left after `seconds`."""
         self.drain()
         with self._changed:
-            idle = self._changed.wait_for(
-                lambda: not self._waiting and not self._running, timeout=seconds
-            )
-            left = [] if idle else [*self._waiting, *self._running]
+            idle = self._changed.wait_for(lambda: self._line.is_idle, timeout=seconds)
+            left = [] if idle else [*self._line.waiting, *self._line.in_hand]
         for ticket in left:
             self.cancel(ticket)
         due = time.monotonic() + 10.0
@@ -158,27 +165,17 @@ class Worker:
     def _take(self) -> Ticket | None:
         """The next in line, once it may begin; None where nothing is left to do."""
         with self._changed:
-            self._changed.wait_for(lambda: self._may_begin() or self._is_over())
-            if not self._may_begin():
-                return None
-            self._company.change(+1)
-            ticket = self._waiting.popleft()
-            ticket.company = self._company.begin()
-            self._running.append(ticket)
-            self._count()
+            self._changed.wait_for(lambda: self._next() is not None or self._is_over())
+            ticket = self._next()
+            if ticket is not None:
+                self._line.begin(ticket)
             return ticket
 
-    def _may_begin(self) -> bool:
-        """Whether the next in line may: a request on its last try and others never meet."""
-        if not (self._alive and self._waiting and self._device.is_ready):
-            return False
-        last_try = MOST_LOSSES - 1
-        if self._waiting[0].losses >= last_try:
-            return not self._running
-        return all(ticket.losses < last_try for ticket in self._running)
+    def _next(self) -> Ticket | None:
+        return self._line.next() if self._alive and self._device.is_ready else None
 
     def _is_over(self) -> bool:
-        return not self._alive or (self._draining and not self._waiting)
+        return not self._alive or (self._draining and not self._line.waiting)
 
     def _finish(self, ticket: Ticket, *, lost: bool = False) -> bool:
         """It is not drawn any more; whether it waits once more, in its old place.
@@ -186,13 +183,11 @@ class Worker:
         At one blow: another thread may take it up at once, and then it is that one's.
         """
         with self._changed:
-            self._running.remove(ticket)
-            self._company.change(-1)
+            self._line.end(ticket)
             hopeful = ticket.canceled_at is None and ticket.losses < MOST_LOSSES
             again = lost and hopeful and self._alive
             if again:
-                insort(self._waiting, ticket, key=lambda waiting: waiting.submitted)
-            self._count()
+                self._line.join(ticket)
             self._changed.notify_all()
             return again
 
@@ -200,8 +195,9 @@ class Worker:
         """Those who wait hear of it too; what other threads draw is finished."""
         with self._changed:
             self._alive = False
-            orphans = [ticket, *self._waiting]
-            self._waiting.clear()
+            orphans = [ticket, *self._line.waiting]
+            for orphan in orphans[1:]:
+                self._line.leave(orphan)
         self._finish(ticket)
         for orphan in orphans:
             self._fail(orphan, WorkerLostError("the worker has died"))
@@ -233,9 +229,7 @@ class Worker:
             logger.error("request %s failed", ticket.request.request_id, exc_info=error)
             return self._failed(ticket, error)
         with self._changed:
-            together = self._company.since(ticket.company)
-            run = Measured(ticket.request.arguments, result.timings, together)
-            self._estimator.observe(run)
+            self._line.learn(ticket, result.timings)
         self._metrics.observe_result(result, began - ticket.submitted)
         return Succeeded(result, began - ticket.submitted)
 
@@ -273,26 +267,3 @@ class Worker:
         if ticket.canceled_at is not None:
             self._metrics.cancel_latency.observe(time.monotonic() - ticket.canceled_at)
         return Failed(error)
-
-    def _overload(self, request: WorkRequest) -> Problem | None:
-        """Why there is no place for it: too many, too much work, or more than its deadline."""
-        ahead, waiting = self._work_seconds(), len(self._waiting)
-        own = self._estimator.predict(request.arguments)
-        late = 0.0
-        if request.deadline_seconds is not None and ahead:
-            late = ahead + own - request.deadline_seconds
-        if waiting:  # the first in line always has a place
-            late = max(late, ahead + own - self._queue_seconds)
-        if late <= 0 and waiting < self._queue_size:
-            return None
-        values = {"received": waiting, "seconds": math.ceil(ahead)}
-        return Problem("overloaded", values=values, retry_after=max(1.0, late or ahead))
-
-    def _work_seconds(self) -> float:
-        taken = [*self._waiting, *self._running]
-        return sum(self._estimator.share(ticket.request.arguments) for ticket in taken)
-
-    def _count(self) -> None:
-        self._metrics.running.set(len(self._running))
-        self._metrics.waiting.set(len(self._waiting))
-        self._metrics.work_seconds.set(self._work_seconds())

@@ -7,7 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from rapid_diffusion import CanceledError, Cancellation, InvalidRequestError, RapidDiffusionPipeline
+from rapid_diffusion import (
+    CanceledError,
+    Cancellation,
+    InvalidRequestError,
+    RapidDiffusionPipeline,
+    in_float32,
+)
 from rapid_diffusion.attention import attention
 from rapid_diffusion.testing import build_micro_adapter
 
@@ -146,3 +152,14 @@ def test_the_pinned_kernel_leaves_the_switches_of_the_process_alone(monkeypatch)
         monkeypatch.setattr(torch._C, f"_set_sdp_use_{name}", refuse)
     query = torch.randn(1, 2, 3, 4)
     assert attention(query, query, query, backend="sdpa-flash").shape == query.shape
+
+
+def test_pictures_may_be_asked_for_in_float32(micro_model_folder):
+    pipe = RapidDiffusionPipeline.from_pretrained(micro_model_folder, dtype=torch.bfloat16)
+    asked = {"prompt": "老虎", "seed": 1, "upscale": 1, "output_type": "numpy"}
+    narrow = pipe(**asked).images
+    with in_float32():
+        precise = pipe(**asked).images
+    wide = pipe.to("cpu", torch.float32)(**asked).images
+    assert np.array_equal(precise, wide)
+    assert not np.array_equal(narrow, wide)

@@ -54,7 +54,7 @@ class Bucket:
         self.sitting_down: Ticket | None = None
         self._drafts_of = network.drafts if isinstance(network, Denoiser) else None
         channels, height, width, length, dimension = key
-        shapes = {
+        shapes: dict[str, tuple[int, ...]] = {
             "latents": (channels, height, width),
             "previous": (channels, height, width),
             "hidden": (length, dimension),
@@ -69,6 +69,22 @@ class Bucket:
 
     def __len__(self) -> int:
         return len(self.waiting) + len(self.seats)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the latents."""
+        _, height, width = self._shapes["latents"]
+        return height, width
+
+    @property
+    def slots(self) -> int:
+        """How many rows a call has."""
+        return len(self._bad)
+
+    @property
+    def taken(self) -> int:
+        """How many of them somebody has."""
+        return sum(len(seat.slots) for seat in self.seats)
 
     @property
     def tickets(self) -> list[Ticket]:
@@ -86,7 +102,7 @@ class Bucket:
 
     def join(self) -> None:
         """Give slots to those who wait, first come first served."""
-        taken = sum(len(seat.slots) for seat in self.seats)
+        taken = self.taken
         limit, coming = FIT_LIMIT if self.rows == "fit" else int(self.rows), list[Ticket]()
         for ticket in self.waiting:
             if taken + len(ticket.request.sentences) > limit:

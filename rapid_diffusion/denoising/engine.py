@@ -13,10 +13,12 @@ from torch import Tensor, nn
 
 from rapid_diffusion.denoising.bucket import FIT_LIMIT, Bucket, Network, Rows, Seat
 from rapid_diffusion.denoising.compiled import plain_copy
+from rapid_diffusion.denoising.meter import Meter
 from rapid_diffusion.denoising.rows import Guidance, RowRequest, Ticket, noise_stream, row_noise
 from rapid_diffusion.denoising.samplers import SamplerTable
 from rapid_diffusion.denoising.turns import Turns
 from rapid_diffusion.errors import InvalidRequestError, NumericalError
+from rapid_diffusion.precision import is_narrow, wants_float32
 from rapid_diffusion.previewing import watch_of
 from rapid_diffusion.text.encoder import TextStates
 
@@ -58,6 +60,7 @@ class Engine:
             raise InvalidRequestError("rows", f"{rows!r}; allowed: 'fit', or 1 and more")
         self.denoiser, self.rows = denoiser, rows
         self.turns = Turns(self)
+        self.meter = Meter()
         self._buckets: dict[tuple[object, ...], Bucket] = {}
         self._present: tuple[object, ...] | None = None  # the bucket that is being stepped
         self._arrived: list[Ticket] = []
@@ -84,7 +87,7 @@ class Engine:
             )
         with self._lock:
             self._callers += behind == 0
-            ticket = Ticket(request, self._callers + behind)
+            ticket = Ticket(request, self._callers + behind, retried=self._is_precise(request))
             self._arrived.append(ticket)
         return ticket
 
@@ -100,7 +103,9 @@ class Engine:
             self._present = key
             bucket.join()
             if bucket.seats:
-                ended += self._ended(bucket, bucket.step())
+                with self.meter.timing(bucket.size, bucket.slots, bucket.taken):
+                    last = bucket.step()
+                ended += self._ended(bucket, last)
         self._present = None
         self._forget_precise()
         return ended
@@ -174,16 +179,19 @@ class Engine:
         if ticket.retried or not self._can_be_more_precise:
             return False
         ticket.retried, ticket.step = True, 0
+        self.meter.retry()
         try:
             insort(self._bucket(ticket).waiting, ticket, key=_turn)
         except (MemoryError, torch.OutOfMemoryError):  # no room for the copy: the NaN stands
             return False
         return True
 
+    def _is_precise(self, request: RowRequest) -> bool:
+        return request.in_float32 and self._can_be_more_precise
+
     @property
     def _can_be_more_precise(self) -> bool:
-        weights = self.denoiser.parameters() if isinstance(self.denoiser, nn.Module) else ()
-        return any(w.dtype in (torch.float16, torch.bfloat16) for w in weights)
+        return isinstance(self.denoiser, nn.Module) and is_narrow(self.denoiser)
 
     def _in_float32(self) -> Network:
         """The same weights, calculating in float32; a copy that lives while it is needed."""
@@ -240,6 +248,7 @@ def denoise(
             guidance and Guidance(guidance.scale, _sentence(guidance.negative, place)),
             None if seeds is None else seeds[place],
             watch_of(place),
+            wants_float32(),
         )
         for place, row in enumerate(noise)
     ]

@@ -40,7 +40,7 @@ class RowRequest:
 
     latents (C, h, w): where it starts, `table.start` · noise or `table.noised`; states: hidden
     (L, D) and mask (L,) of its sentence, as of `guidance.negative`; seed: of the noise that the
-    sampler adds (of no use to one that adds none).
+    sampler adds (of no use to one that adds none); in_float32: whatever the weights are kept in.
     """
 
     latents: Tensor
@@ -49,6 +49,7 @@ class RowRequest:
     guidance: Guidance | None = None
     seed: int | None = None
     watch: Watch | None = None
+    in_float32: bool = False
 
     def __post_init__(self) -> None:
         if self.latents.ndim != 3:

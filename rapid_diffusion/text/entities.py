@@ -9,7 +9,7 @@ from torch import Tensor
 
 from knowledge.errors import KnowledgeError
 from knowledge.graph import KnowledgeGraph
-from knowledge.linking import Link
+from knowledge.linking import Link, Unlinked
 from rapid_diffusion.errors import InvalidRequestError
 from rapid_diffusion.request import check_integer, check_number
 from rapid_diffusion.text.tokens import EntitySpan
@@ -51,6 +51,14 @@ def links_of(
             "knowledge", "this model has no entity vectors, so no entity can be named"
         )
     return [(_named_link(graph, prompt, wish), float(wish.weight)) for wish in wishes if graph]
+
+
+def unlinked_of(
+    graph: KnowledgeGraph | None, prompt: str, knowledge: bool | Sequence[EntityWeight]
+) -> list[Unlinked]:
+    """The names in a sentence that `links_of` leaves out, and why."""
+    linked = knowledge is True and graph is not None and graph.dimension > 0
+    return graph.read(prompt).unlinked if graph and linked else []
 
 
 def spans_of(graph: KnowledgeGraph | None, links: Sequence[WeightedLink]) -> list[EntitySpan]:

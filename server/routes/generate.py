@@ -16,7 +16,7 @@ from server.device import WorkRequest
 from server.drawing import result_bytes
 from server.errors import Problem, problem_of_error
 from server.images import Addresses
-from server.labels import label_position
+from server.labels import embeds_parameters, label_position
 from server.reading import (
     Delivery,
     check_capabilities,
@@ -27,7 +27,7 @@ from server.reading import (
 )
 from server.routes.documents import json_body, problems
 from server.schemas import GenerationRequest
-from server.service import Service, service_of
+from server.service import Service, owner_of, service_of
 from server.worker import Failed, Preview, Succeeded, Ticket, Worker
 
 router = APIRouter()
@@ -86,6 +86,7 @@ async def answer_in_time(
                     began=request.state.began,
                     queue_seconds=done.queue_seconds,
                     label=label_position(asked, service.capabilities, service.settings),
+                    embeds=embeds_parameters(service.settings, service.keys, owner_of(request)),
                     addresses=addresses,
                 )
                 answer = await to_thread.run_sync(build, finished)
@@ -120,6 +121,8 @@ async def draw_while_client_waits(
         knowledge=knowledge_argument(asked),
         previews=0 if watching is None else watching.count,
         deadline_seconds=asked.deadline_ms and asked.deadline_ms / 1000,
+        owner=owner_of(request),
+        hears_steps=watching is not None and watching.count > 0,
     )
     service.charge(request, asked)
     ticket = service.worker.submit(work)

@@ -1,9 +1,10 @@
-"""`/livez`, `/readyz`, `/metrics`: for the machinery around the server."""
+"""`/livez`, `/startupz`, `/readyz`, `/version`, `/metrics`: for the machinery around the server."""
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from rapid_diffusion import __version__
 from server.routes.documents import problems
 from server.service import service_of
 
@@ -14,6 +15,26 @@ router = APIRouter()
 async def livez() -> Response:
     """The process answers; it says nothing about the worker."""
     return JSONResponse({"status": "alive"})
+
+
+@router.get("/startupz")
+async def startupz() -> Response:
+    """The model is loaded: nothing listens before that. Whether it still draws, `/readyz` says."""
+    return JSONResponse({"status": "started"})
+
+
+@router.get("/version")
+async def version(request: Request) -> Response:
+    """Program, model and graph: what pixels depend on besides the request."""
+    able = service_of(request).capabilities
+    return JSONResponse(
+        {
+            "version": __version__,
+            "model": able.model,
+            "knowledge": {"version": able.knowledge_version},
+            "engine": able.engine,
+        }
+    )
 
 
 @router.get("/readyz", responses=problems(503))

@@ -14,7 +14,7 @@ router = APIRouter()
 @router.get(
     "/v1/images/{image_id}/{index}",
     response_class=Response,
-    responses={200: {"content": {"image/*": {}}}, **problems(401, 403, 404, 500)},
+    responses={200: {"content": {"image/*": {}}}, **problems(401, 403, 404, 410, 500)},
 )
 async def image(request: Request, image_id: str, index: str) -> Response:
     """One picture of an answer with `response_format` url, for the key that asked for it."""

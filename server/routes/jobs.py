@@ -12,7 +12,7 @@ from server.job_schemas import JobRequest, check_job
 from server.jobs import Jobs
 from server.journal import JobRecord
 from server.live import LiveJob
-from server.reading import read_request
+from server.reading import query_integer, read_request
 from server.routes.documents import json_body, problems
 from server.service import Service, owner_of, service_of
 from server.sse import event_stream
@@ -52,7 +52,7 @@ async def create(request: Request) -> Response:
 async def recent(request: Request) -> Response:
     """The latest jobs, newest first; `after` is the id of the last one of the page before."""
     _, jobs = _parts(request)
-    limit, after = _integer(request, "limit", 20, 1, 100), request.query_params.get("after")
+    limit, after = query_integer(request, "limit", 20, 1, 100), request.query_params.get("after")
     owner = owner_of(request)
     before = None if after is None else (await jobs.find(after, owner)).sequence
     found = await asyncio.to_thread(jobs.journal.recent, owner, before, limit + 1)
@@ -64,7 +64,7 @@ async def recent(request: Request) -> Response:
 async def read(request: Request, job_id: str) -> Response:
     """One job; with `wait`, the answer comes when it is over or after so many seconds."""
     service, jobs = _parts(request)
-    wait = _integer(request, "wait", 0, 0, _MOST_WAIT)
+    wait = query_integer(request, "wait", 0, 0, _MOST_WAIT)
     record = await jobs.find(job_id, owner_of(request))
     live = jobs.live.get(job_id)
     if live is not None and wait:
@@ -138,22 +138,9 @@ def _parts(request: Request) -> tuple[Service, Jobs]:
     return service, service.jobs
 
 
-def _integer(request: Request, name: str, default: int, least: int, most: int) -> int:
-    """A whole number of the query. Raises `Problem`, naming it."""
-    given = request.query_params.get(name, str(default))
-    if not re.fullmatch(r"-?[0-9]{1,9}", given):
-        raise invalid(name, "int_type", given)
-    value = int(given)
-    if value < least:
-        raise invalid(name, "greater_than_equal", value, ge=least)
-    if value > most:
-        raise invalid(name, "less_than_equal", value, le=most)
-    return value
-
-
 def job_view(jobs: Jobs, record: JobRecord) -> dict[str, Any]:
     """A job as its client sees it; times are seconds since 1970."""
-    live, position = jobs.live.get(record.id), jobs.queue_position(record)
+    live, position = jobs.live.get(record.id), jobs.queue.position(record)
     view: dict[str, Any] = {
         "id": record.id,
         "object": "job",
@@ -170,7 +157,7 @@ def job_view(jobs: Jobs, record: JobRecord) -> dict[str, Any]:
         "result": record.result,
     }
     if position is not None:
-        view["estimated_start_ms"] = round(1000 * jobs.seconds_before(position))
+        view["estimated_start_ms"] = round(1000 * jobs.queue.seconds_before(position))
     if live is not None and live.progress is not None:
         view["progress"] = {"step": live.progress[0], "steps": live.progress[1]}
     return view

@@ -43,6 +43,14 @@ def test_a_song_named_with_an_everyday_word_needs_support(gold_graph: KnowledgeG
     assert keys(gold_graph, "画一张《温柔》") == ["温柔[五月天演唱歌曲]"]
 
 
+def test_a_name_that_is_not_supported_is_told_as_unlinked(gold_graph: KnowledgeGraph) -> None:
+    reading = gold_graph.read("温柔地看着远方")
+    (left,) = [name for name in reading.unlinked if name.surface == "温柔"]
+    assert (left.start, left.end, left.reason) == (0, 2, "below_threshold")
+    assert "温柔[五月天演唱歌曲]" in [candidate.key for candidate in left.candidates]
+    assert gold_graph.read("画一张《温柔》").unlinked == []
+
+
 @pytest.mark.parametrize("text", ["一隻熊貓", "一只ｎ熊猫", "熊猫"])
 def test_surfaces_are_cut_from_the_text_as_it_was_written(
     gold_graph: KnowledgeGraph, text: str

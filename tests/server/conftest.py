@@ -25,7 +25,7 @@ class Gate:
         self.open = threading.Event()
         self.entered = threading.Event()
         self.failure: BaseException | None = None
-        self.flat = False
+        self.flat: bool | Callable[[], bool] = False
         self.runs: list[dict[str, Any]] = []
         self.steps = 0
 
@@ -53,9 +53,30 @@ class Gate:
         if self.failure is not None:
             raise self.failure
         result = self._pipeline(prompt, **arguments, callback_on_step_end=gated)
-        if self.flat:
+        if self.flat() if callable(self.flat) else self.flat:
             result.images[:] = 0
         return result
+
+
+@pytest.fixture
+def survived(record_property: Callable[[str, object], None]) -> Callable[..., None]:
+    """`survived(client, 'requests_total{status="500"}')`: it was counted, and life goes on.
+
+    `within`: seconds until a picture is drawn again, however busy the machine is; how many they
+    were goes into pytest's report (`--junitxml`).
+    """
+
+    def check(client: httpx.Client, metric: str, within: float = 60.0) -> None:
+        began, body = time.monotonic(), {"prompt": "老虎", "seed": 7}
+        while client.post("/generate", json=body).status_code != 200:
+            assert time.monotonic() - began < within, "no picture comes"
+            time.sleep(0.01)
+        record_property("recovery_seconds", round(time.monotonic() - began, 3))
+        lines = client.get("/metrics").text.splitlines()
+        counts = [float(line.split()[-1]) for line in lines if line.startswith(f"t2i_{metric}")]
+        assert sum(counts) >= 1, metric
+
+    return check
 
 
 @pytest.fixture(scope="session", name="serving")

@@ -23,7 +23,8 @@ from server.settings import Settings
 
 BODY = {"prompt": "老虎", "seed": 7, "response_format": "url"}
 PICTURE = EncodedImage(b"x" * 100, "image/png", 1, 1, "0" * 64)
-NAME = f"img_{0:032x}"
+NAME = f"img_{2**47:012x}{0:020x}"  # of the year 6429
+OLD = f"img_{0:032x}"  # of 1970
 
 
 @pytest.fixture(scope="module")
@@ -122,13 +123,20 @@ def test_a_host_that_could_be_no_address_is_not_put_into_one(
             assert url.removesuffix(urlsplit(url).path) == base
 
 
+@pytest.mark.parametrize("index", [0, 7])
+def test_an_address_past_its_time_is_410_whatever_was_there(kept: Any, index: int) -> None:
+    client, _ = kept
+    answer = client.get(f"/v1/images/{OLD}/{index}")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (410, "image_expired")
+
+
 def test_pictures_go_when_their_time_is_over_and_give_their_room_back(tmp_path: Path) -> None:
     store = ImageStore(tmp_path, quota=10_000, hours=1)
-    store.keep(NAME, "shop", [PICTURE])
+    store.keep(OLD, "shop", [PICTURE])
     held = store.held
-    os.utime(tmp_path / NAME, (0, 0))
-    with pytest.raises(Problem, match="image_not_found"):
-        store.read(NAME, "0", "shop")
+    os.utime(tmp_path / OLD, (0, 0))
+    with pytest.raises(Problem, match="image_expired"):
+        store.read(OLD, "0", "shop")
     assert held >= 100
     store.sweep()
     assert (store.held, list(tmp_path.iterdir())) == (0, [])

@@ -45,10 +45,6 @@ def answered(client: httpx.Client, *parts: bytes) -> bytes:
     return content
 
 
-def is_well(client: httpx.Client) -> bool:
-    return client.post("/generate", json=BODY | {"num_inference_steps": 1}).status_code == 200
-
-
 @pytest.fixture(scope="module")
 def hasty(serving: Any, pipeline: Any, tmp_path_factory: Any) -> Iterator[httpx.Client]:
     """A server that gives a head and a body a quarter of a second each."""
@@ -61,16 +57,16 @@ def hasty(serving: Any, pipeline: Any, tmp_path_factory: Any) -> Iterator[httpx.
 
 
 @pytest.mark.parametrize("sent", [b"", b"POST /gen", HEAD, b"GET /livez HTTP/1.1\r\n\r\nGET /l"])
-def test_half_open_connections_are_closed(hasty: httpx.Client, sent: bytes) -> None:
+def test_half_open_connections_are_closed(hasty: httpx.Client, survived: Any, sent: bytes) -> None:
     with contextlib.ExitStack() as stack:
         held = [stack.enter_context(connected(hasty)) for _ in range(5)]
         for connection in held:
             connection.sendall(sent.replace(b"1.1\r\n\r\n", b"1.1\r\nHost: localhost\r\n\r\n"))
-        assert is_well(hasty)
+        assert hasty.post("/generate", json=BODY).status_code == 200
         for connection in held:
             while connection.recv(65_536):
                 pass  # until it is closed
-    assert is_well(hasty)
+    survived(hasty, 'connections_refused_total{reason="silent"}')
 
 
 def test_connection_that_draws_longer_than_a_head_may_take_is_not_closed(
@@ -89,25 +85,25 @@ def test_connection_that_draws_longer_than_a_head_may_take_is_not_closed(
         assert connection.recv(100).startswith(b"HTTP/1.1 200")
 
 
-def test_reader_of_one_byte_a_second_stops_nobody(client: httpx.Client) -> None:
+def test_reader_of_one_byte_a_second_stops_nobody(client: httpx.Client, survived: Any) -> None:
     content = b'{"prompt": "a", "num_images_per_prompt": 8, "num_inference_steps": 1}'
     with connected(client, 1024) as slow:
         slow.sendall(HEAD + b"Content-Length: %d\r\n\r\n" % len(content) + content)
         assert slow.recv(1) == b"H"
         for _ in range(3):
-            assert is_well(client)
+            survived(client, 'requests_total{status="200"}')
             assert len(slow.recv(1)) == 1
 
 
 def test_client_that_resets_in_the_middle_of_its_answer_is_forgotten(
-    client: httpx.Client, caplog: pytest.LogCaptureFixture
+    client: httpx.Client, survived: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     content = b'{"prompt": "a", "num_images_per_prompt": 8, "num_inference_steps": 1}'
     with connected(client, 1024) as connection:
         connection.sendall(HEAD + b"Content-Length: %d\r\n\r\n" % len(content) + content)
         assert connection.recv(1) == b"H"
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-    assert is_well(client)
+    survived(client, 'requests_total{status="200"}')
     assert "Traceback" not in caplog.text
 
 
@@ -126,31 +122,34 @@ def test_client_that_resets_in_the_middle_of_its_answer_is_forgotten(
     ],
     ids=["tls", "nonsense", "no host", "null", "negative", "two", "long", "encoding", "chunk"],
 )
-def test_broken_http_is_refused_and_the_connection_closed(hasty: httpx.Client, sent: bytes) -> None:
+def test_broken_http_is_refused_and_the_connection_closed(
+    hasty: httpx.Client, survived: Any, sent: bytes
+) -> None:
     told = answered(hasty, sent)
     assert told.startswith((b"HTTP/1.1 4", b"HTTP/1.1 501")) or told == b""
     assert b"Traceback" not in told
-    assert is_well(hasty)
+    survived(hasty, 'connections_refused_total{reason="broken"}')
 
 
-def test_flood_of_headers_is_refused_before_it_is_kept(client: httpx.Client) -> None:
+def test_flood_of_headers_is_refused_before_it_is_kept(client: httpx.Client, survived: Any) -> None:
     line = b"X-Flood-%d: " + b"x" * 1000 + b"\r\n"
     told = answered(client, HEAD, *[line % number for number in range(2000)])
     assert told == b"" or told.startswith(b"HTTP/1.1 4")
     many = {f"X-{number}": "1" for number in range(1500)}
     assert client.get("/livez", headers=many).status_code in (200, 400, 431)
-    assert is_well(client)
+    survived(client, 'connections_refused_total{reason="broken"}')
 
 
 @pytest.mark.parametrize("encode", [gzip.compress, zlib.compress])
 def test_compressed_bombs_are_never_unpacked(
-    client: httpx.Client, encode: Callable[[bytes], bytes]
+    client: httpx.Client, survived: Any, encode: Callable[[bytes], bytes]
 ) -> None:
     bomb = encode(b'{"prompt": "' + b"x" * 3_000_000 + b'"}')
     assert len(bomb) < 65_536
     headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
     answer = client.post("/generate", content=bomb, headers=headers)
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_json")
+    survived(client, 'requests_total{status="400"}')
 
 
 @pytest.mark.parametrize(
@@ -167,10 +166,11 @@ def test_compressed_bombs_are_never_unpacked(
     ],
     ids=["nested", "deep", "nulls", "digits", "infinite", "blanks", "list", "name"],
 )
-def test_bombs_of_json_get_a_short_4xx(client: httpx.Client, body: bytes) -> None:
+def test_bombs_of_json_get_a_short_4xx(client: httpx.Client, survived: Any, body: bytes) -> None:
     answer = client.post("/generate", content=body, headers={"Content-Type": "application/json"})
     assert 400 <= answer.status_code < 500
     assert len(answer.content) < 6000
+    survived(client, f'requests_total{{status="{answer.status_code}"}}')
 
 
 PATHS = [
@@ -189,11 +189,14 @@ PATHS = [
 
 
 @pytest.mark.parametrize("path", PATHS, ids=range(len(PATHS)))
-def test_tricks_with_paths_lead_nowhere(hasty: httpx.Client, path: str) -> None:
+def test_tricks_with_paths_lead_nowhere(hasty: httpx.Client, survived: Any, path: str) -> None:
     target = path.encode("utf-8", "surrogateescape") if path.isascii() else b"/v1/jobs/%E2%80%AE"
     told = answered(
         hasty, b"GET " + target + b" HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
     )
-    assert told.split(b" ", 2)[1] in (b"400", b"404")
+    status = told.split(b" ", 2)[1].decode()
+    assert status in ("400", "404")
+    counted = "connections_refused_total" if status == "400" else "requests_total"
+    survived(hasty, f'{counted}{{status="404"}}' if status == "404" else counted)
     assert b"root:" not in told
     assert b"SQLite format" not in told

@@ -1,12 +1,18 @@
 """Every wrong request is refused with a 4xx that names what is wrong."""
 
 import json
+import random
 import socket
 import time
 from typing import Any
 
 import httpx
 import pytest
+
+from server.capabilities import read_capabilities
+from server.errors import Problem
+from server.reading import check_capabilities
+from server.schemas import GenerationRequest
 
 TIGER = "老虎"
 
@@ -136,6 +142,20 @@ BROKEN = [
 ]
 
 
+def test_5000_random_sizes_are_offered_or_refused_with_the_list(pipeline: Any) -> None:
+    able, chance = read_capabilities(pipeline), random.Random(0)
+    listed = [{"width": width, "height": height} for height, width in able.sizes]
+    for _ in range(5000):
+        size = {side: chance.randint(1, 300) for side in ("width", "height")}
+        asked = GenerationRequest.model_validate({"prompt": TIGER} | size)
+        if size in listed:
+            check_capabilities(asked, able)
+            continue
+        with pytest.raises(Problem, match="unsupported_size") as refused:
+            check_capabilities(asked, able)
+        assert refused.value.allowed == listed
+
+
 @pytest.mark.parametrize("body", BROKEN, ids=range(len(BROKEN)))
 def test_broken_json_is_400(client: httpx.Client, body: bytes) -> None:
     answer = post(client, body)
@@ -225,13 +245,14 @@ def test_own_origin_is_answered(client: httpx.Client) -> None:
 
 
 def test_client_that_leaves_within_its_body_is_no_error(
-    client: httpx.Client, caplog: pytest.LogCaptureFixture
+    client: httpx.Client, survived: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     head = "POST /generate HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     with socket.create_connection((client.base_url.host, client.base_url.port)) as connection:
         connection.sendall(f"{head}Content-Length: 100\r\n\r\n{{".encode())
     while 't2i_requests_total{status="499"}' not in client.get("/metrics").text:
         time.sleep(0.01)
+    survived(client, 'requests_total{status="499"}')
     assert "Traceback" not in caplog.text
 
 

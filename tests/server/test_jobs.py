@@ -205,7 +205,9 @@ def test_forgotten_job_is_410_and_its_files_are_gone(
     assert list((tmp_path / "state" / "results").iterdir()) == []
 
 
-def test_full_queue_and_full_folder_are_refused_with_retry_after(jobs: Any, gate: Any) -> None:
+def test_full_queue_and_full_folder_are_refused_with_retry_after(
+    jobs: Any, gate: Any, survived: Any
+) -> None:
     client = jobs(job_limit=1, state_quota_bytes=2**20)
     answers = [client.post("/v1/jobs", json=BODY) for _ in range(6)]
     refused = [a for a in answers if a.status_code != 202]
@@ -218,6 +220,7 @@ def test_full_queue_and_full_folder_are_refused_with_retry_after(jobs: Any, gate
         large = client.post("/v1/jobs", json=BODY | {"num_images_per_prompt": 8})
         codes.add(large.status_code)
     assert codes <= {202, 503}
+    survived(client, 'admission_rejected_total{reason="overloaded"}')
 
 
 @pytest.mark.parametrize(
@@ -261,7 +264,7 @@ def test_without_a_state_folder_there_are_no_jobs(client: httpx.Client) -> None:
 
 
 def test_locked_journal_refuses_new_jobs_and_loses_no_result(
-    jobs: Any, gate: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    jobs: Any, gate: Any, survived: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client = jobs()
     job = client.post("/v1/jobs", json=BODY).json()
@@ -278,10 +281,11 @@ def test_locked_journal_refuses_new_jobs_and_loses_no_result(
     monkeypatch.setattr(Journal, "_transaction", honest)
     assert (refused.status_code, refused.json()["error"]["code"]) == (503, "storage_unavailable")
     assert done(client, job)["status"] == "succeeded"
+    survived(client, 'admission_rejected_total{reason="storage_unavailable"}')
 
 
 def test_full_disk_fails_the_job_and_leaves_nothing_half_written(
-    jobs: Any, gate: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    jobs: Any, gate: Any, survived: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(path: Path, content: bytes) -> None:
         raise OSError(28, "No space left on device")
@@ -291,4 +295,5 @@ def test_full_disk_fails_the_job_and_leaves_nothing_half_written(
     client = jobs()
     job = done(client, client.post("/v1/jobs", json=BODY).json())
     assert (job["status"], job["error"]["code"]) == ("failed", "storage_unavailable")
+    survived(client, 'jobs_total{status="failed"}')
     assert list((tmp_path / "state" / "results").iterdir()) == []

@@ -9,6 +9,7 @@ import pytest
 from rapid_diffusion.errors import InvalidRequestError
 from server.journal import Journal, NewJob
 from server.results import ResultStore, lock_state
+from server.settings import Settings
 
 
 def new(name: str, **changes: Any) -> NewJob:
@@ -67,6 +68,17 @@ def test_damaged_journal_is_set_aside_and_nothing_is_deleted(tmp_path: Path, dam
     assert fresh.set_aside.read_bytes() == content
     assert fresh.accept(new("a")).status == "queued"
     fresh.close()
+
+
+def test_server_over_a_damaged_journal_counts_it_and_draws(
+    tmp_path: Path, serving: Any, pipeline: Any, survived: Any
+) -> None:
+    (tmp_path / "journal.sqlite3").write_bytes(b"\xab" * 8192)
+    with serving(Settings(state=tmp_path), pipeline) as client:
+        survived(client, "journals_set_aside_total")
+        job = client.post("/v1/jobs", json={"prompt": "老虎"}).json()
+        done = client.get(f"/v1/jobs/{job['id']}", params={"wait": 60}).json()
+    assert done["status"] == "succeeded"
 
 
 def test_journal_of_a_later_version_is_refused_and_kept(tmp_path: Path) -> None:

@@ -142,6 +142,7 @@ def test_used_up_allowance_is_429_with_retry_after(
     path.write_text(json.dumps({"keys": [poor]}))
     with serving(Settings(keys_file=path), pipeline) as client:
         first, second = (client.post("/generate", json=BODY, headers=bearer(text)) for _ in "12")
+        assert 't2i_requests_total{status="429"} 1.0' in client.get("/metrics").text
     assert first.status_code == 200
     assert (second.status_code, second.json()["error"]["code"]) == (429, "rate_limited")
     assert int(second.headers["retry-after"]) >= 1
@@ -167,6 +168,9 @@ def test_command_gives_a_key_and_its_entry(capsys: pytest.CaptureFixture[str]) -
 def test_slow_body_is_408(client: httpx.Client, names: dict[str, Any], slow: Callable) -> None:
     answer = client.post("/generate", content=slow(), headers=SLOW | bearer(names["shop"]))
     assert (answer.status_code, answer.json()["error"]["code"]) == (408, "slow_body")
+    assert 't2i_requests_total{status="408"}' in client.get("/metrics").text
+    again = client.post("/generate", json=BODY, headers=bearer(names["shop"]))
+    assert again.status_code == 200
 
 
 SLOW = {"Content-Type": "application/json"}

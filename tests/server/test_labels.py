@@ -163,3 +163,31 @@ def test_the_entry_of_such_a_key_says_so(capsys: pytest.CaptureFixture[str]) -> 
     assert main(["press", "unlabelled"]) == 0
     assert json.loads(capsys.readouterr().out)["scopes"] == ["unlabelled"]
     assert main(["press", "everything"]) == 2
+
+
+@pytest.mark.parametrize("kind", ["png", "jpeg"])
+def test_parameters_stay_out_of_files_where_the_setting_or_the_key_says_so(
+    pipeline: Any, serving: Any, tmp_path: Path, kind: str
+) -> None:
+    text, key = new_key("quiet")
+    other, loud = new_key("loud")
+    entries = [key.model_dump() | {"embed_parameters": False}, loud.model_dump()]
+    (tmp_path / "keys.json").write_text(json.dumps({"keys": entries}))
+    settings = Settings(keys_file=tmp_path / "keys.json")
+    for given, embeds in ((settings, True), (settings.model_copy(update=OFF), False)):
+        with serving(given, pipeline) as client:
+            assert told_in_file(client, text, kind, tmp_path) == (False, "1")
+            assert told_in_file(client, other, kind, tmp_path) == (embeds, "1")
+
+
+OFF = {"embed_parameters": False}
+
+
+def told_in_file(client: httpx.Client, key: str, kind: str, folder: Path) -> tuple[bool, str]:
+    """Whether a picture's file has its parameters, and the `Label` of its implicit label."""
+    body = BODY | {"response_format": "binary", "output_format": kind}
+    answer = client.post("/generate", json=body, headers={"Authorization": f"Bearer {key}"})
+    (folder / "picture").write_bytes(answer.content)
+    found = read_labels(folder / "picture")
+    assert found["xmp"] == found["AIGC"]
+    return found["parameters"] is not None, found["AIGC"]["Label"]

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from prometheus_client import generate_latest
 
 from rapid_diffusion import GenerationResult, RapidDiffusionPipeline
 from rapid_diffusion.errors import CanceledError
@@ -89,6 +90,19 @@ def test_a_process_draws_four_at_once_with_the_bits_of_each_alone(
     with ThreadPoolExecutor(5) as pool:
         together = list(pool.map(lambda n: drawn(device, request(**WISHES[n])), order))
     assert [pixels == alone[n] for n, pixels in zip(order, together, strict=True)] == [True] * 8
+
+
+def test_the_process_tells_what_its_engine_does(device: RemoteDevice) -> None:
+    time.sleep(0.3)  # a beat: what others have drawn is told to nobody
+    metrics = Metrics()
+    device.on_work = metrics.observe_work
+    drawn(device, request(seed=1, num_inference_steps=7))
+    told = 't2i_step_latency_seconds_count{bucket="4x4",rows="8"} 7.0'
+    wait_until(lambda: told in generate_latest(metrics.registry).decode())
+    text = generate_latest(metrics.registry).decode()
+    assert 't2i_batch_occupancy_ratio_bucket{le="0.25"} 7.0' in text
+    assert "t2i_recompiles_total 0.0" in text
+    assert "t2i_nan_retries_total 0.0" in text
 
 
 def test_canceling_one_order_leaves_the_others(device: RemoteDevice, alone: list[bytes]) -> None:

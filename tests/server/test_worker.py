@@ -9,11 +9,14 @@ from typing import Any
 
 import httpx
 import pytest
+import torch
 
 from rapid_diffusion import RapidDiffusionPipeline
 from rapid_diffusion.errors import NumericalError
+from rapid_diffusion.precision import wants_float32
 from server.device import LocalDevice, WorkRequest
 from server.metrics import Metrics
+from server.settings import Settings
 from server.worker import Failed, Started, Succeeded, Worker
 
 BODY = {"prompt": "老虎", "seed": 1}
@@ -36,7 +39,7 @@ def later(function: Callable[[], httpx.Response]) -> "Future[httpx.Response]":
     return ThreadPoolExecutor(1).submit(function)
 
 
-def test_full_queue_is_503_with_retry_after(serve: Any, gate: Any) -> None:
+def test_full_queue_is_503_with_retry_after(serve: Any, gate: Any, survived: Any) -> None:
     client = serve(queue_size=1)
     first = later(lambda: client.post("/generate", json=BODY))
     assert gate.entered.wait(60)
@@ -48,6 +51,7 @@ def test_full_queue_is_503_with_retry_after(serve: Any, gate: Any) -> None:
     assert int(refused.headers["retry-after"]) >= 1
     assert refused.json()["error"]["code"] == "overloaded"
     assert refused.json()["retry_after_ms"] > 0
+    survived(client, 'admission_rejected_total{reason="overloaded"}')
     assert [first.result().status_code, second.result().status_code] == [200, 200]
 
 
@@ -63,13 +67,15 @@ def test_64_clients_at_once_get_pictures_or_503(serve: Any, gate: Any) -> None:
     assert all("retry-after" in a.headers for a in answers if a.status_code == 503)
 
 
-def test_client_that_leaves_stops_its_run_within_a_step(serve: Any, gate: Any) -> None:
+def test_client_that_leaves_stops_its_run_within_a_step(
+    serve: Any, gate: Any, survived: Any
+) -> None:
     client = serve()
     with pytest.raises(httpx.ReadTimeout):
         client.post("/generate", json=BODY | {"num_inference_steps": 50}, timeout=0.2)
     wait_until(lambda: 't2i_requests_total{status="499"} 1.0' in opened(client, gate))
     assert gate.steps < 50
-    assert client.post("/generate", json=BODY).status_code == 200
+    survived(client, 'requests_total{status="499"}')
 
 
 def opened(client: httpx.Client, gate: Any) -> str:
@@ -80,7 +86,7 @@ def opened(client: httpx.Client, gate: Any) -> str:
     return client.get("/metrics").text
 
 
-def test_client_that_leaves_the_queue_frees_its_place(serve: Any, gate: Any) -> None:
+def test_client_that_leaves_the_queue_frees_its_place(serve: Any, gate: Any, survived: Any) -> None:
     client = serve(queue_size=1)
     first = later(lambda: client.post("/generate", json=BODY))
     assert gate.entered.wait(60)
@@ -90,6 +96,7 @@ def test_client_that_leaves_the_queue_frees_its_place(serve: Any, gate: Any) -> 
     gate.open.set()
     assert first.result().status_code == 200
     assert len(gate.runs) == 1
+    survived(client, 'requests_total{status="499"}')
 
 
 def test_passed_deadline_is_408(serve: Any, gate: Any) -> None:
@@ -119,11 +126,25 @@ def test_failed_run_is_500_with_the_id_only(
     assert client.post("/generate", json=BODY).status_code == 200
 
 
-def test_flat_picture_is_never_sent(serve: Any, gate: Any) -> None:
+def test_flat_picture_is_never_sent(serve: Any, gate: Any, survived: Any) -> None:
     client = serve()
     gate.open.set()
     gate.flat = True
     assert client.post("/generate", json=BODY).status_code == 500
+    gate.flat = False
+    survived(client, 'requests_total{status="500"}')
+
+
+def test_flat_picture_gets_a_second_chance_in_float32(
+    serving: Any, gated: Any, micro_model_folder: Any
+) -> None:
+    narrow = RapidDiffusionPipeline.from_pretrained(micro_model_folder, dtype=torch.bfloat16)
+    gate = gated(narrow)
+    gate.open.set()
+    gate.flat = lambda: not wants_float32()
+    with serving(Settings(), gate) as client:
+        assert client.post("/generate", json=BODY).status_code == 200
+    assert len(gate.runs) == 2
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
@@ -137,10 +158,12 @@ def test_dead_worker_is_not_ready_and_nobody_waits_for_it(serve: Any, gate: Any)
     assert ready.json()["error"]["code"] == "not_ready"
     assert "retry-after" in ready.headers
     assert client.get("/livez").status_code == 200
+    assert gauge(client, "ready") == 0
+    assert 'rejected_total{reason="not_ready"} 1.0' in client.get("/metrics").text
 
 
 def test_encoder_failure_is_500_with_the_id(
-    serve: Any, gate: Any, monkeypatch: pytest.MonkeyPatch
+    serve: Any, gate: Any, survived: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def explode(*_: Any) -> None:
         raise ZeroDivisionError("secret")
@@ -152,7 +175,8 @@ def test_encoder_failure_is_500_with_the_id(
     assert (answer.status_code, answer.headers["x-request-id"]) == (500, "id-2")
     assert answer.headers["content-type"] == "application/problem+json"
     assert "secret" not in answer.text
-    assert 't2i_requests_total{status="500"} 1.0' in client.get("/metrics").text
+    monkeypatch.undo()
+    survived(client, 'requests_total{status="500"}')
 
 
 def test_shutdown_finishes_what_was_accepted(pipeline: RapidDiffusionPipeline, gate: Any) -> None:
