@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,96 +15,7 @@ from rapid_diffusion.training.finetune import Finetuning, run
 from rapid_diffusion.training.finetune_config import read_finetune_config
 from rapid_diffusion.training.finetune_data import open_source, report_captions, spread
 from rapid_diffusion.training.loop import averaged_weights
-from rapid_diffusion.training.stages import stage_folder, velocity
-
-CONFIG = """
-start = "{start}"
-method = "{method}"
-output = "{output}"
-[result]
-name = "mine"
-license = "CC0"
-storage = "float32"
-[data]
-folder = "{new}"
-pictures = "small.npy"
-[lora]
-rank = 2
-alpha = 4
-[loops.draft]
-steps = {steps}
-batch = 4
-learning_rate = 2e-2
-warmup = 1
-[loops.diffusion]
-steps = {steps}
-batch = 4
-learning_rate = 2e-2
-warmup = 1
-"""
-OLD = '[old]\nfolder = "{old}"\npictures = "small.npy"\nshare = 0.5\n'
-
-
-def write_data(folder, style, count=10):
-    """Pictures of 16 px, the last two held out."""
-    folder.mkdir()
-    generator = np.random.default_rng(len(style))
-    np.save(folder / "small.npy", generator.integers(0, 256, (count, 16, 16, 3), np.uint8))
-    rows = [
-        {
-            "captions": [f"{style}的{name}", f"一个{name}，{style}"],
-            "entity": name,
-            "split": "held_out" if number >= count - 2 else "train",
-        }
-        for number, name in zip(range(count), ["老虎", "猫", "红苹果"] * count, strict=False)
-    ]
-    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
-    (folder / "metadata.jsonl").write_text("".join(lines), encoding="utf-8")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory):
-    root = tmp_path_factory.mktemp("domains")
-    return {"new": write_data(root / "new", "墨风格"), "old": write_data(root / "old", "卡通风格")}
-
-
-def config_text(folders, start, output, method="lora", steps=3, old=True):
-    text = CONFIG.format(start=start, method=method, steps=steps, output=output, **folders)
-    return text + (OLD.format(**folders) if old else "")
-
-
-@pytest.fixture
-def write_finetune(micro_model_folder, folders, tmp_path):
-    """`write_finetune(method, steps, output)` -> path of a configuration file."""
-
-    def write(method="lora", steps=3, output="run", old=True):
-        path = tmp_path / f"{output}.toml"
-        path.write_text(
-            config_text(folders, micro_model_folder, tmp_path / output, method, steps, old)
-        )
-        return path
-
-    return write
-
-
-@dataclass
-class Finished:
-    """A LoRA after three steps: its configuration, its modules, its report, its folder."""
-
-    path: Path
-    tuning: Finetuning
-    report: dict
-    output: Path
-
-
-@pytest.fixture(scope="module")
-def finished(micro_model_folder, folders, tmp_path_factory):
-    root = tmp_path_factory.mktemp("finished")
-    path = root / "lora.toml"
-    path.write_text(config_text(folders, micro_model_folder, root / "run"))
-    tuning = Finetuning(read_finetune_config(path))
-    return Finished(path, tuning, tuning.run(resume=True), root / "run")
+from rapid_diffusion.training.stages import stage_folder
 
 
 def changed_parts(before, after):
@@ -215,38 +126,6 @@ def test_a_checkpoint_holds_only_what_learns(finished):
     names = averaged_weights(stage_folder(finished.output, "draft")).keys()
     assert names
     assert all("/lora_" in name for name in names)
-
-
-def test_rehearsal_takes_its_share_of_every_batch(finished):
-    mixture, loop = finished.tuning.mixture, finished.tuning.config.loop("draft")
-    tokens, latents = mixture.batch(0, loop, torch.Generator().manual_seed(0))
-    assert (len(tokens.ids), len(latents), len(tokens.truncated)) == (4, 4, 4)
-    old = mixture.old.latents
-    from_old = [any(torch.equal(row, other) for other in old) for row in latents]
-    assert from_old == [False, False, True, True]
-
-
-def test_old_rows_are_held_to_what_the_model_said_and_new_ones_to_their_pictures(write_finetune):
-    tuning = Finetuning(read_finetune_config(write_finetune()))
-    lesson, loop = tuning.lesson, tuning.config.loop("diffusion")
-    tokens, clean = tuning.mixture.batch(0, loop, torch.Generator().manual_seed(0))
-    noise, times = torch.randn(clean.shape), torch.tensor([0.2, 0.4, 0.6, 0.8])
-    with torch.no_grad():
-        states = lesson.memory.encoder.encode(tokens)
-        drafts = lesson.memory.denoiser.drafts(states.hidden)
-        said = velocity(lesson.memory.denoiser, states, clean, noise, times)
-    for wanted, truth, remembered in (
-        (lesson.latents(tokens, clean), clean, drafts),
-        (lesson.velocity(tokens, clean, noise, times), noise - clean, said),
-    ):
-        assert torch.equal(wanted[:2], truth[:2])
-        assert torch.allclose(wanted[2:], remembered[2:], atol=1e-5)
-
-
-def test_what_is_remembered_does_not_learn(finished, micro_model_folder):
-    base = load_model(micro_model_folder)
-    remembered = finished.tuning.lesson.memory.denoiser.state_dict()
-    assert all(torch.equal(remembered[k], v) for k, v in base.denoiser.state_dict().items())
 
 
 def test_another_method_or_start_in_the_same_output_is_refused(
