@@ -45,7 +45,7 @@ def ambiguous(graph: KnowledgeGraph, surface: str) -> int:
     text = normalise(surface)
     spans = graph.linker.matches(surface, text)
     whole = [span for span in spans if (span.start, span.end) == (0, len(text.text))]
-    return max((len(graph.linker.weigh(text, span)[0]) for span in whole), default=0)
+    return max((len(graph.linker.candidates(span)) for span in whole), default=0)
 
 
 def evaluate(graph: KnowledgeGraph, rows: list[Row]) -> dict[str, Any]:
