@@ -128,12 +128,15 @@ class KnowledgeGraph:
         found = [row for row in rows if self._relation_ids[row] == wanted]
         return [self._triple(subject, row) for row in found[:limit]]
 
-    def triples(self) -> npt.NDArray[np.int64]:
+    def triples(self) -> npt.NDArray[np.int32]:
         """All facts between two entities, (n, 3): head, relation number, tail."""
-        counts: Array = np.diff(self._pointers)
-        heads = np.repeat(np.arange(len(self)), counts.astype(np.int64))
-        rows = np.stack([heads, self._relation_ids, self._objects], axis=1).astype(np.int64)
-        return rows[rows[:, 2] < _TEXT]
+        kept = np.flatnonzero(self._objects < TEXT_BIT)
+        rows = np.empty((len(kept), 3), np.int32)
+        # The fact at a place belongs to the last subject whose facts begin there or before.
+        rows[:, 0] = np.searchsorted(self._pointers, kept.astype(np.uint64), "right") - 1
+        rows[:, 1] = self._relation_ids[kept]
+        rows[:, 2] = self._objects[kept]
+        return rows
 
     def vectors(self, ids: Iterable[int] | Array) -> npt.NDArray[np.float32]:
         """Entity vectors, (n, dimension). The id -1 means "no entity": a row of zeros.
