@@ -53,7 +53,7 @@ def _add_new(
     triples: npt.NDArray[np.int32],
 ) -> None:
     """Fill the rows of new entities, zeros so far, from the facts that tie them to known ones."""
-    facts = triples[np.isfinite(relations).all(axis=1)[triples[:, 1]]]
+    facts = triples[np.isfinite(relations[:, 0])[triples[:, 1]]]
     counts = np.zeros(len(vectors), np.float32)
     for own, other, sign in ((0, 2, -1), (2, 0, 1)):
         rows = facts[is_new[facts[:, own]] & ~is_new[facts[:, other]]]
