@@ -81,19 +81,22 @@ def measure(count: int, folder: Path) -> dict[str, Any]:
     """Build from `count` rows in `folder`."""
     path = folder / f"{count}.csv"
     write_rows(path, count)
-    command = [sys.executable, "-c", _BUILD, str(path), str(folder / "store"), str(_ROOT)]
+    found = built(path, folder / "store")
+    path.unlink()
+    return {"rows": count, **found, "rows_per_cpu_second": round(count / found["cpu_seconds"])}
+
+
+def built(path: Path, store: Path) -> dict[str, Any]:
+    """Build from an OwnThink file in a process of its own: what it took, and what came of it."""
+    command = [sys.executable, "-c", _BUILD, str(path), str(store), str(_ROOT)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     found: dict[str, Any] = json.loads(done.stdout)
-    size = path.stat().st_size
-    path.unlink()
     stats, seconds = found["stats"], found["cpu_seconds"]
     return {
-        "rows": count,
-        "input_bytes": size,
+        "input_bytes": path.stat().st_size,
         **{name: stats[name] for name in ("triples", "entities", "values", "surfaces")},
         "cpu_seconds": seconds,
         "cpu_seconds_by_stage": found["stages"],
-        "rows_per_cpu_second": round(count / seconds),
         "triples_per_cpu_second": round(stats["triples"] / seconds),
         "peak_mib": found["peak_mib"],
         "bytes_of_all_files_per_triple": round(found["bytes"] / stats["triples"], 1),

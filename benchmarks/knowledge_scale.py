@@ -1,135 +1,110 @@
 """The knowledge room at a size: `python benchmarks/knowledge_scale.py --names N [--out FILE]`.
 
-Made-up Chinese names, one in ten shared by two entities; three facts an entity. Times are CPU time
-of this thread (link, neighbours, vectors, build) or wall time (open, swap), as the names say.
+Made-up Chinese names of two to five characters, one in ten of which two entities share; a type for
+each entity, three facts more for those that share. Builds from an OwnThink file in a process of its
+own, adds made-up vectors, then runs `python -m knowledge bench`. With `--folder` the files are
+kept, and what is there already is not made again: 16 million names take 10 GB and some minutes.
 """
 
 import argparse
 import json
 import platform
-import random
+import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-# benchmarks/knowledge_scale.py would hide the package: the folder above comes first instead.
-sys.path.insert(0, str(Path(__file__).parents[1]))
+# This folder comes first for `knowledge_build`, the one above for the package.
+sys.path.insert(1, str(Path(__file__).parents[1]))
 
-from knowledge.builder import add_vectors, build_version
-from knowledge.graph import KnowledgeGraph
-from knowledge.store import GraphStore
-from knowledge.versions import activate
+from knowledge_build import built
 
-_CHARACTERS = [chr(code) for code in range(0x4E00, 0x4E00 + 3000)]
-_FACTS = 3
+from knowledge.builder import add_vectors
+from knowledge.versions import resolve
+
+_FIRST, _CHARACTERS, _LONGEST = 0x4E00, 3000, 5
+_BLOCK = 200_000
+_DIMENSION = 128
+_TYPES = ("城市", "动物", "水果", "品牌", "歌曲", "人物", "植物", "小说")
 
 
-def names(count: int, chance: random.Random) -> list[str]:
-    """`count` different names of two to six characters, in no order."""
-    found: set[str] = set()
+def names(count: int) -> npt.NDArray[np.str_]:
+    """`count` different names of two to five characters, in no order."""
+    chance, found = np.random.default_rng(0), np.zeros(0, np.uint64)
     while len(found) < count:
-        found.add("".join(chance.choices(_CHARACTERS, k=chance.randint(2, 6))))
-    return chance.sample(sorted(found), count)
+        # A name as one number, 12 bits a character, 0 where there is none.
+        size = count - len(found) + count // 8
+        codes = chance.integers(1, _CHARACTERS + 1, (size, _LONGEST), np.uint64)
+        codes *= np.arange(_LONGEST) < chance.choice(
+            np.arange(2, _LONGEST + 1), (size, 1), p=(0.05, 0.25, 0.4, 0.3)
+        )
+        numbers = (codes << np.arange(0, 60, 12, np.uint64)).sum(axis=1, dtype=np.uint64)
+        found = np.unique(np.concatenate([found, numbers]))
+    chosen = chance.permutation(found)[:count]
+    digits = (chosen[:, None] >> np.arange(0, 60, 12, np.uint64)) & np.uint64(4095)
+    written = np.where(digits, digits + np.uint64(_FIRST - 1), np.uint64(0)).astype(np.uint32)
+    return np.ascontiguousarray(written).view(f"U{_LONGEST}")[:, 0]
 
 
-def facts(called: list[str], chance: random.Random) -> list[tuple[str, str, str]]:
-    """Three facts for each entity; every tenth name belongs to two."""
-    keys = [*called, *(f"{name}[第二义]" for name in called[::10])]
-    return [
-        (key, f"关系{number}", chance.choice(called)) for key in keys for number in range(_FACTS)
-    ]
+def write_facts(path: Path, called: npt.NDArray[np.str_]) -> None:
+    """Write the rows of all entities, a block at a time."""
+    with path.open("w", encoding="utf-8") as file:
+        file.write("实体,属性,值\n")
+        for first in range(0, len(called), _BLOCK):
+            file.writelines(_rows(called[first : first + _BLOCK].tolist()))
 
 
-def percentiles(action: Callable[[int], object], count: int) -> dict[str, float]:
-    """p50 and p99 of the CPU time of `action(0 ... count - 1)`, microseconds."""
-    times = []
-    for number in range(count):
-        start = time.thread_time_ns()
-        action(number)
-        times.append((time.thread_time_ns() - start) / 1000)
-    return {f"p{level}_us": round(float(np.percentile(times, level)), 1) for level in (50, 99)}
+def _rows(block: list[str]) -> Iterator[str]:
+    for number, name in enumerate(block):
+        kind, other = _TYPES[number % 8], block[number * 7 % len(block)]
+        yield f"{name},类型,{kind}\n"
+        if number % 10 == 0:
+            second = f"{name}[{_TYPES[(number + 3) % 8]}]"
+            yield f"{second},类型,{_TYPES[(number + 3) % 8]}\n"
+            for key in (name, second):
+                yield f"{key},相关,{other}\n{key},产地,{other[:2]}的北面\n"
+                yield f"{key},描述,{other}边上一种常见的{kind}，{key[:3]}得名于此\n"
 
 
-def sentences(called: list[str], chance: random.Random, count: int) -> list[str]:
-    """Texts of 64 characters, about a quarter of them in names."""
-    filler = "的在了和着一个有是很多正"
-    made = []
-    for _ in range(count):
-        text = ""
-        while len(text) < 64:
-            text += chance.choice(called) + "".join(chance.choices(filler, k=12))
-        made.append(text[:64])
-    return made
+def scale(count: int, folder: Path) -> dict[str, Any]:
+    """Build, add vectors, measure; see the top of this file."""
+    facts, store, report = folder / "facts.csv", folder / "store", folder / "build.json"
+    if not report.exists():
+        write_facts(facts, names(count))
+        report.write_text(json.dumps(built(facts, store)), encoding="utf-8")
+    if not (store / "CURRENT").exists():
+        (plain,) = (path.parent for path in store.glob("*/manifest.json"))
+        add_vectors(plain, _vectors(json.loads(report.read_text("utf-8"))["entities"]))
+    command = [sys.executable, "-m", "knowledge", "bench", str(resolve(store)), "--json"]
+    done = subprocess.run(
+        command, check=True, capture_output=True, text=True, cwd=Path(__file__).parents[1]
+    )
+    build = json.loads(report.read_text("utf-8"))
+    return {"names": count, "build": build, **json.loads(done.stdout)}
 
 
-def private_bytes() -> int:
-    """Memory of this process that it shares with no other, of /proc (Linux)."""
-    rows = Path("/proc/self/smaps_rollup").read_text("utf-8").splitlines()
-    return sum(int(row.split()[1]) * 1024 for row in rows if row.startswith("Private_"))
-
-
-def swap(path: Path, versions: list[str]) -> dict[str, float]:
-    """The longest of 50 swaps without the check of bytes, wall milliseconds."""
-    store, longest = GraphStore(path), 0.0
-    for number in range(50):
-        activate(path, versions[number % 2])
-        start = time.perf_counter()
-        store.reload(verify="quick", warm=False)
-        longest = max(longest, time.perf_counter() - start)
-    return {"reload_longest_of_50_ms": round(longest * 1000, 2)}
-
-
-def measure(count: int, folder: Path) -> dict[str, Any]:
-    """Build a graph of `count` names in `folder` and take the times of every call."""
-    chance = random.Random(0)
-    called = names(count, chance)
-    triples = facts(called, chance)
-    start = time.process_time()
-    plain = build_version(triples, [], folder)
-    built = time.process_time() - start
-    entities = count + len(called[::10])
-    rows = np.random.default_rng(0).standard_normal((entities, 128), np.float32)
-    trained = add_vectors(plain, rows)
-    before, start = private_bytes(), time.perf_counter()
-    graph = KnowledgeGraph.open(folder)
-    opened = time.perf_counter() - start
-    texts = sentences(called, chance, 2000)
-    links = percentiles(lambda number: graph.link(texts[number]), len(texts))
-    after = private_bytes()
-    ids = np.random.default_rng(1).integers(0, entities, (2000, 32))
-    return {
-        "names": count,
-        "entities": len(graph),
-        "triples": len(triples),
-        "build_triples_per_cpu_second": round(len(triples) / built),
-        "bytes_per_triple_on_disk": round(_triple_bytes(trained) / len(triples), 1),
-        "open_wall_ms": round(opened * 1000, 2),
-        "link_64_characters": links,
-        "links_per_text": round(sum(len(graph.link(text)) for text in texts[:200]) / 200, 2),
-        "private_bytes_of_open_and_links": after - before,
-        "neighbours": percentiles(lambda number: graph.neighbours(int(ids[number, 0])), 2000),
-        "vectors_of_32": percentiles(lambda number: graph.vectors(ids[number]), 2000),
-        **swap(folder, [plain.name, trained.name]),
-    }
-
-
-def _triple_bytes(version: Path) -> int:
-    return sum(path.stat().st_size for path in version.iterdir() if path.name.startswith("tri_"))
+def _vectors(entities: int) -> npt.NDArray[np.float16]:
+    rows = np.empty((entities, _DIMENSION), np.float16)
+    block = np.random.default_rng(0).standard_normal((_BLOCK, _DIMENSION), np.float32)
+    for first in range(0, entities, _BLOCK):
+        rows[first : first + _BLOCK] = block[: entities - first]
+    return rows
 
 
 def main() -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--names", type=int, default=100_000)
+    parser.add_argument("--folder", type=Path, help="keeps the files; a temporary one by default")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        result = measure(options.names, Path(folder))
+        result = scale(options.names, options.folder or Path(folder))
     result["command"] = f"python benchmarks/knowledge_scale.py --names {options.names}"
     result["machine"] = f"{platform.machine()}, Python {platform.python_version()}"
     text = json.dumps(result, ensure_ascii=False, indent=1)

@@ -7,8 +7,6 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
 from knowledge.checking import Alias, Refusals, Statement, blocks_of
 from knowledge.dictionary import write_dictionary
 from knowledge.errors import InvalidInputError
@@ -218,7 +216,8 @@ def _fingerprint(path: Path, file_format: str, options: BuildOptions) -> str:
 def _write_vectors(building: Path, stem: str, vectors: Array, rows: int) -> int:
     if vectors.ndim != 2 or len(vectors) != rows or not vectors.shape[1]:
         raise InvalidInputError(f"{stem} have the shape {vectors.shape}, wanted ({rows}, d > 0)")
-    if not np.isfinite(vectors).all() or np.abs(vectors).max(initial=0) > 65504:
-        raise InvalidInputError(f"{stem} hold values that float16 cannot: train again")
-    write_matrix(building / f"{stem}.safetensors", vectors)
+    try:
+        write_matrix(building / f"{stem}.safetensors", vectors)
+    except OverflowError as error:
+        raise InvalidInputError(f"{stem} hold values that float16 cannot: train again") from error
     return int(vectors.shape[1])

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from knowledge.errors import InvalidInputError
-from knowledge.linking import normalise
+from knowledge.linking import normal_text
 from knowledge.storage import Array, replace_text
 from knowledge.strings import Strings, as_texts
 
@@ -105,7 +105,7 @@ def checked(row: Row) -> Row | str:
     if kind == ALIAS and not (math.isnan(number) or 0 < number <= 1):
         return "alias: prior outside (0, 1]"
     if kind in (ALIAS, SENSE):
-        texts[2] = normalise(texts[2]).text
+        texts[2] = normal_text(texts[2])
         if not texts[2]:  # a lone variation selector normalises to nothing
             return "alias: empty field"
         if _UNSTORABLE.search(texts[2]):

@@ -6,20 +6,23 @@ candidates' do not, single characters likewise, and cues for its kind (knowledge
 """
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from functools import lru_cache
 from typing import NamedTuple
 
 from knowledge.cues import CUES, KINDS, NEED_SUPPORT
 
 # Relations whose objects say what kind of thing the subject is.
-_KIND_RELATIONS = frozenset({"类型", "标签", "类别"})
+KIND_RELATIONS = frozenset({"类型", "标签", "类别"})
 _TITLE_MARKS = "《》"
 _NOUN_AFTER = "只条匹头尾朵棵座枚颗把盏艘架件杯碗"
 _BEFORE = frozenset("的和与跟、骑有是像抱养牵画大小白黑红黄蓝绿灰花老新")
 _AFTER = frozenset("的和与跟在是趴坐躺站飞跑走跳游吃喝睡戴穿踏盘正变")
 _NUMERALS = frozenset("一二两三四五六七八九十几这那每半各0123456789")
+# Two word characters (as of `str.isalnum`) or more: what pairs are cut from.
+_WORDS = re.compile(r"[^\W_]{2,}")
 
 
 @dataclass(frozen=True)
@@ -43,12 +46,8 @@ class Profile(NamedTuple):
 
     kinds: tuple[str, ...]
     facts: frozenset[str]  # short texts, whole
-    pairs: frozenset[str]  # adjacent characters of its facts and its sense
-
-    @property
-    def needs_support(self) -> bool:
-        """Whether things of this kind are often named with everyday words."""
-        return not NEED_SUPPORT.isdisjoint(self.kinds)
+    words: str  # the words of its facts and its sense, one a line: a pair is sought in them
+    letters: frozenset[str]  # the characters of `words`
 
 
 class Evidence(NamedTuple):
@@ -69,27 +68,37 @@ class Evidence(NamedTuple):
         )
 
 
-def profile(key: str, facts: Iterable[tuple[str, str]]) -> Profile:
+def profile(key: str, facts: Sequence[tuple[str, str]]) -> Profile:
     """The profile of an entity from its key and its (relation, normalised text) facts."""
-    sense = key[key.rfind("[") + 1 : -1] if key.endswith("]") and "[" in key else ""
-    rows = list(facts)
-    types = [sense, *(text for relation, text in rows if relation in _KIND_RELATIONS)]
-    texts = [sense, *(text for _, text in rows)]
+    texts = [_sense(key), *(text for _, text in facts)]
     whole = frozenset(text for text in texts if 2 <= len(text) <= 8)
-    return Profile(_kinds(types), whole, frozenset().union(*map(pairs, texts)))
+    words = "\n".join(_WORDS.findall("\n".join(texts)))
+    return Profile(kinds_of(key, facts), whole, words, frozenset(words) - {"\n"})
+
+
+def kinds_of(key: str, facts: Iterable[tuple[str, str]]) -> tuple[str, ...]:
+    """What kinds of thing an entity is: of its sense and its facts in KIND_RELATIONS."""
+    types = (text for relation, text in facts if relation in KIND_RELATIONS)
+    return _kinds(" ".join([_sense(key), *types]))
+
+
+def needs_support(kinds: tuple[str, ...]) -> bool:
+    """Whether things of these kinds are often named with everyday words."""
+    return not NEED_SUPPORT.isdisjoint(kinds)
 
 
 def pairs(text: str) -> set[str]:
     """The adjacent pairs of word characters of a text."""
-    return {a + b for a, b in pairwise(text) if a.isalnum() and b.isalnum()}
+    return {word[at : at + 2] for word in _WORDS.findall(text) for at in range(len(word) - 1)}
 
 
 def evidence(text: str, start: int, end: int, profiles: Sequence[Profile]) -> list[Evidence]:
     """The counts for each candidate of the surface at [start, end) of a normalised text."""
     rest = f"{text[:start]} {text[end:]}"
     surface, here = text[start:end], pairs(rest)
-    found = [here & known.pairs for known in profiles]
-    letters = [set("".join(known.pairs)) & set(rest) - set(surface) for known in profiles]
+    found = [{pair for pair in here if pair in known.words} for known in profiles]
+    around = set(rest) - set(surface)
+    letters = [around & known.letters for known in profiles]
     return [
         Evidence(
             min(3, sum(fact in rest for fact in known.facts if fact != surface)),
@@ -142,11 +151,19 @@ def _only(sets: Sequence[set[str]], index: int) -> set[str]:
     return sets[index].difference(*others)
 
 
-def _kinds(types: Iterable[str]) -> tuple[str, ...]:
-    joined = " ".join(types)
-    return tuple(kind for kind, parts in KINDS.items() if any(part in joined for part in parts))
+def _sense(key: str) -> str:
+    return key[key.rfind("[") + 1 : -1] if key.endswith("]") and "[" in key else ""
 
 
-def _cues(kinds: Iterable[str], rest: str) -> int:
-    words = {word for kind in kinds for word in CUES.get(kind, ())}
-    return sum(word in rest for word in words)
+@lru_cache(maxsize=4096)
+def _kinds(types: str) -> tuple[str, ...]:
+    return tuple(kind for kind, parts in KINDS.items() if any(part in types for part in parts))
+
+
+@lru_cache(maxsize=4096)
+def _cue_words(kinds: tuple[str, ...]) -> frozenset[str]:
+    return frozenset(word for kind in kinds for word in CUES.get(kind, ()))
+
+
+def _cues(kinds: tuple[str, ...], rest: str) -> int:
+    return sum(word in rest for word in _cue_words(kinds))

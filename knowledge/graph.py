@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from knowledge.context import Profile, profile
+from knowledge.context import KIND_RELATIONS, Profile, kinds_of, profile
 from knowledge.errors import DamagedVersionError, InvalidInputError, UnknownEntityError
 from knowledge.linker import Linker
-from knowledge.linking import NORMALISATION, Link, Reading, normalise
+from knowledge.linking import NORMALISATION, Link, Reading, normal_text
 from knowledge.numbering import TEXT_BIT
 from knowledge.storage import Array, StringTable, map_array, map_matrix
 from knowledge.surfaces import Surfaces
@@ -21,6 +21,7 @@ from knowledge.versions import Verify, check_version, resolve
 # What is read of an entity to tell it from others of its name.
 _PROFILE_FACTS = 32
 _PROFILE_TEXT = 120
+_TEXT = int(TEXT_BIT)
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,8 @@ class KnowledgeGraph:
         self.dimension = int(stats["dimension"])
         # Not splitlines(): a relation may hold U+2028.
         self.relations = (directory / "relations.txt").read_text(encoding="utf-8").split("\n")[:-1]
+        numbered = enumerate(self.relations)
+        self._kind_relations = frozenset(n for n, name in numbered if name in KIND_RELATIONS)
         self._keys = StringTable.open(directory / "ent_key.bin", directory / "ent_key.off.npy")
         self._names = StringTable.open(directory / "ent_name.bin", directory / "ent_name.off.npy")
         self._values = StringTable.open(directory / "val.bin", directory / "val_off.npy")
@@ -61,6 +64,7 @@ class KnowledgeGraph:
             self._keys,
             self._names,
             self._profile,
+            self._kinds,
             # Versions before this number keep traditional characters in their dictionary.
             simplified=int(stats.get("normalisation", 1)) >= NORMALISATION,
         )
@@ -124,12 +128,15 @@ class KnowledgeGraph:
         found = [row for row in rows if self._relation_ids[row] == wanted]
         return [self._triple(subject, row) for row in found[:limit]]
 
-    def triples(self) -> npt.NDArray[np.int64]:
+    def triples(self) -> npt.NDArray[np.int32]:
         """All facts between two entities, (n, 3): head, relation number, tail."""
-        counts: Array = np.diff(self._pointers)
-        heads = np.repeat(np.arange(len(self)), counts.astype(np.int64))
-        rows = np.stack([heads, self._relation_ids, self._objects], axis=1).astype(np.int64)
-        return rows[rows[:, 2] < int(TEXT_BIT)]
+        kept = np.flatnonzero(self._objects < TEXT_BIT)
+        rows = np.empty((len(kept), 3), np.int32)
+        # The fact at a place belongs to the last subject whose facts begin there or before.
+        rows[:, 0] = np.searchsorted(self._pointers, kept.astype(np.uint64), "right") - 1
+        rows[:, 1] = self._relation_ids[kept]
+        rows[:, 2] = self._objects[kept]
+        return rows
 
     def vectors(self, ids: Iterable[int] | Array) -> npt.NDArray[np.float32]:
         """Entity vectors, (n, dimension). The id -1 means "no entity": a row of zeros.
@@ -162,18 +169,33 @@ class KnowledgeGraph:
         return self.linker.read(text, max_entities)
 
     def _profile(self, entity: int) -> Profile:
-        facts = self.neighbours(entity, limit=_PROFILE_FACTS)
-        return profile(
-            normalise(self._keys[entity]).text,
-            [(fact.relation, normalise(fact.text[:_PROFILE_TEXT]).text) for fact in facts],
-        )
+        return profile(normal_text(self._keys[entity]), self._first_facts(entity))
+
+    def _kinds(self, entity: int) -> tuple[str, ...]:
+        facts = self._first_facts(entity, self._kind_relations)
+        return kinds_of(normal_text(self._keys[entity]), facts)
+
+    def _first_facts(
+        self, entity: int, relations: frozenset[int] | None = None
+    ) -> list[tuple[str, str]]:
+        """Of the first facts of an entity, those of `relations`: (relation, normalised text)."""
+        first = int(self._pointers[entity])
+        end = min(int(self._pointers[entity + 1]), first + _PROFILE_FACTS)
+        numbers, objects = self._relation_ids[first:end].tolist(), self._objects[first:end].tolist()
+        return [
+            (self.relations[number], normal_text(self._text(target)[:_PROFILE_TEXT]))
+            for number, target in zip(numbers, objects, strict=True)
+            if relations is None or number in relations
+        ]
 
     def _triple(self, subject: int, row: int) -> Triple:
         target = int(self._objects[row])
         relation = self.relations[self._relation_ids[row]]
-        if target >= int(TEXT_BIT):
-            return Triple(subject, relation, -1, self._values[target - int(TEXT_BIT)])
-        return Triple(subject, relation, target, self._names[target])
+        return Triple(subject, relation, target if target < _TEXT else -1, self._text(target))
+
+    def _text(self, target: int) -> str:
+        """The text or the entity's name that an object stands for."""
+        return self._values[target - _TEXT] if target >= _TEXT else self._names[target]
 
     def _check_lengths(self) -> None:
         """Sizes that a manifest cannot see: the arrays must fit each other."""

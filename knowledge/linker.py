@@ -1,6 +1,6 @@
 """The linker of one version: dictionary, candidates, and the choice among them."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 
 from knowledge.context import (
@@ -9,6 +9,7 @@ from knowledge.context import (
     Weights,
     evidence,
     is_supported,
+    needs_support,
     scores,
     stands_alone,
 )
@@ -22,6 +23,7 @@ from knowledge.linking import (
     best_spans,
     find_matches,
     is_weak,
+    normal_text,
     normalise,
     strongest,
 )
@@ -29,6 +31,7 @@ from knowledge.storage import StringTable
 from knowledge.surfaces import Surfaces
 
 _PROFILES = 1024  # kept at a time: about 2 MB
+_KINDS = 8192  # entities of which is kept whether they need support: about 1 MB
 _MOST_CANDIDATES = 32  # weighed against the sentence; the others of a surface cannot win
 
 
@@ -41,6 +44,7 @@ class Linker:
         keys: StringTable,
         names: StringTable,
         read_profile: Callable[[int], Profile],
+        read_kinds: Callable[[int], tuple[str, ...]],
         *,
         simplified: bool,
     ) -> None:
@@ -49,6 +53,9 @@ class Linker:
         self._keys = keys
         self._names = names
         self._profile = lru_cache(maxsize=_PROFILES)(read_profile)
+        self._needs_support = lru_cache(maxsize=_KINDS)(
+            lambda entity: needs_support(read_kinds(entity))
+        )
         self._simplified = simplified
 
     def read(self, text: str, max_entities: int) -> Reading:
@@ -82,45 +89,46 @@ class Linker:
 
     def matches(self, text: str, normal: NormalText) -> list[Match]:
         """Every surface of the text that is no weak one; `normal` is the normalised text."""
-        found = set(self._found(normal))
+        found = list(self._found(normal))
         if not self._simplified:  # the dictionary has traditional characters where it was given any
-            found |= set(self._found(normalise(text, simplify=False)))
-        return sorted(found, key=lambda match: (match.start, match.end, match.index))
+            found += self._found(normalise(text, simplify=False))
+            found = list(set(found))
+        return sorted(found)
+
+    def candidates(self, span: Match) -> tuple[Candidate, ...]:
+        """What the surface of a span may mean, the likeliest first."""
+        rows = self._surfaces.rows(span.surface)
+        return tuple(Candidate(entity, self._keys[entity], prior) for entity, prior in rows)
 
     def weigh(
-        self, normal: NormalText, span: Match
-    ) -> tuple[tuple[Candidate, ...], list[Evidence]]:
-        """The candidates of a span, and what the sentence says for the first 32 of them."""
-        candidates = self._candidates(span)
-        profiles = [self._profile(c.entity) for c in candidates[:_MOST_CANDIDATES]]
-        return candidates, evidence(normal.text, span.start, span.end, profiles)
-
-    def needs_support(self, candidates: tuple[Candidate, ...]) -> bool:
-        """Whether all that a surface may mean is named with everyday words."""
-        return all(self._profile(c.entity).needs_support for c in candidates[:_MOST_CANDIDATES])
+        self, normal: NormalText, span: Match, candidates: Sequence[Candidate]
+    ) -> list[Evidence]:
+        """What the sentence says for each of these candidates of a span."""
+        profiles = [self._profile(candidate.entity) for candidate in candidates]
+        return evidence(normal.text, span.start, span.end, profiles)
 
     def _link(self, text: str, normal: NormalText, span: Match) -> Link | None:
-        candidates, counted = self.weigh(normal, span)
-        shares = scores([c.prior for c in candidates[: len(counted)]], counted, self.weights)
-        best = max(range(len(counted)), key=lambda number: (shares[number], -number))
-        strength = counted[best].weigh(self.weights)
-        if self.needs_support(candidates) and not is_supported(
-            normal.text, span.start, span.end, strength, self.weights
-        ):
-            return None
+        candidates = self.candidates(span)
+        weighed = candidates[:_MOST_CANDIDATES]
+        needs = all(self._needs_support(candidate.entity) for candidate in weighed)
+        best, score = 0, 1.0
+        if needs or len(weighed) > 1:  # else there is nothing to choose
+            counted = self.weigh(normal, span, weighed)
+            shares = scores([c.prior for c in weighed], counted, self.weights)
+            best = max(range(len(weighed)), key=lambda number: (shares[number], -number))
+            score, strength = shares[best], counted[best].weigh(self.weights)
+            if needs and not is_supported(
+                normal.text, span.start, span.end, strength, self.weights
+            ):
+                return None
         start, end = normal.starts[span.start], normal.ends[span.end - 1]
-        chosen = candidates[best]
-        name, score = self._names[chosen.entity], shares[best]
-        surface = text[start:end]
+        surface, chosen = text[start:end], candidates[best]
+        name = self._names[chosen.entity]
         return Link(start, end, surface, chosen.entity, chosen.key, name, score, candidates)
 
     def _unlinked(self, text: str, normal: NormalText, span: Match, reason: str) -> Unlinked:
         start, end = normal.starts[span.start], normal.ends[span.end - 1]
-        return Unlinked(start, end, text[start:end], reason, self._candidates(span))
-
-    def _candidates(self, span: Match) -> tuple[Candidate, ...]:
-        rows = self._surfaces.rows(span.index)
-        return tuple(Candidate(entity, self._keys[entity], prior) for entity, prior in rows)
+        return Unlinked(start, end, text[start:end], reason, self.candidates(span))
 
     def _found(self, normal: NormalText) -> Iterator[Match]:
         surfaces = self._surfaces
@@ -139,7 +147,7 @@ class Linker:
         return is_ideograph and not stands_alone(text, start, start + 1)
 
     def _normal_name(self, entity: int) -> str:
-        return normalise(self._names[entity]).text
+        return normal_text(self._names[entity])
 
 
 def _is_apart(span: Match, others: list[Match]) -> bool:

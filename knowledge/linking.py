@@ -8,6 +8,8 @@ import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from operator import attrgetter
+from typing import NamedTuple
 
 from knowledge.folding import simplified_characters
 
@@ -17,6 +19,8 @@ _IGNORED = frozenset("\ufe0e\ufe0f\u200b\u00ad\ufeff")
 NORMALISATION = 2
 _NUMBER = re.compile(r"[\d.,:%+\-\s]+")
 _REPLACEMENT = "\ufffd"
+_CACHED = 1 << 16
+_by_end = attrgetter("end", "start", "surface")
 
 
 @dataclass(frozen=True)
@@ -74,13 +78,12 @@ class NormalText:
     ends: tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class Match:
-    """A surface found at [start, end) of the normalised text; `index` is its dictionary id."""
+class Match(NamedTuple):
+    """A surface found at [start, end) of the normalised text; `surface` is its number."""
 
     start: int
     end: int
-    index: int
+    surface: int
     prior: float
 
 
@@ -91,6 +94,20 @@ def normalise(text: str, *, simplify: bool = True) -> NormalText:
 
     Lone surrogates and NUL become U+FFFD: the dictionary cannot hold them.
     """
+    folded = "".join(map(_FOLDS[simplify].__getitem__, text))
+    if len(folded) == len(text):
+        return NormalText(folded, tuple(range(len(text))), tuple(range(1, len(text) + 1)))
+    return normalise_plainly(text, simplify=simplify)
+
+
+def normal_text(text: str) -> str:
+    """`normalise(text).text`."""
+    folded = "".join(map(_FOLDS[True].__getitem__, text))
+    return folded if len(folded) == len(text) else normalise_plainly(text).text
+
+
+def normalise_plainly(text: str, *, simplify: bool = True) -> NormalText:
+    """What `normalise` means, and how it reads a text with a character that does not fold alone."""
     pieces: list[str] = []
     starts: list[int] = []
     ends: list[int] = []
@@ -100,6 +117,12 @@ def normalise(text: str, *, simplify: bool = True) -> NormalText:
         starts += [start] * len(piece)
         ends += [end] * len(piece)
     return NormalText("".join(pieces), tuple(starts), tuple(ends))
+
+
+def fold(character: str, *, simplify: bool = True) -> str:
+    """The one character that this one becomes wherever it stands; "" if there is no such one."""
+    form = "" if _extends(character) else _normal_form(character, simplify)
+    return form if len(form) == 1 else ""
 
 
 def inside_word(text: str, start: int, end: int) -> bool:
@@ -128,7 +151,7 @@ def best_spans(matches: Sequence[Match]) -> list[Match]:
     characters, plus a fifth of its prior; of equals the later wins, since Chinese words end in
     their head (茶杯, not 红茶, in 大红茶杯). Weighted interval scheduling, O(n log n).
     """
-    ordered = sorted(matches, key=lambda match: (match.end, match.start, match.index))
+    ordered = sorted(matches, key=_by_end)
     if not ordered:
         return []
     # best[p]: the highest weight of any choice that ends at or before position p.
@@ -185,7 +208,7 @@ def _joined(text: str, position: int) -> bool:
     return pair.isascii() and pair.isalnum()
 
 
-@lru_cache(maxsize=1 << 16)
+@lru_cache(maxsize=_CACHED)
 def _normal_form(character: str, simplify: bool) -> str:
     kept = "".join(c for c in character if c not in _IGNORED)
     normal = unicodedata.normalize("NFKC", kept).lower()
@@ -202,7 +225,7 @@ def _characters(text: str) -> Iterator[tuple[int, int]]:
             start = position
 
 
-@lru_cache(maxsize=1 << 16)
+@lru_cache(maxsize=_CACHED)
 def _extends(character: str) -> bool:
     """Whether NFKC may merge this character into the one before it."""
     if character < "\u0300":
@@ -227,3 +250,20 @@ def _walk_back(taken: Sequence[Match | None]) -> list[Match]:
             chosen.append(match)
             position = match.start
     return chosen[::-1]
+
+
+class _Folds(dict[str, str]):
+    """`fold` by character, filled as characters are met."""
+
+    def __init__(self, *, simplify: bool) -> None:
+        super().__init__()
+        self._simplify = simplify
+
+    def __missing__(self, character: str) -> str:
+        folded = fold(character, simplify=self._simplify)
+        if len(self) < _CACHED:
+            self[character] = folded
+        return folded
+
+
+_FOLDS = {simplify: _Folds(simplify=simplify) for simplify in (True, False)}

@@ -1,20 +1,21 @@
-"""`normalise` for columns of texts: one table look-up a character where that is all it takes."""
+"""`normal_text` for columns of texts: one table look-up a character where that is all it takes."""
 
 from functools import cache
 
 import numpy as np
 import numpy.typing as npt
 
-from knowledge.linking import normalise
+from knowledge.linking import fold, normal_text
 from knowledge.storage import Array
 from knowledge.strings import Integers, Strings
 
+# In the table: not met yet; no one character that it always becomes.
 _UNKNOWN, _ALONE = 0xFFFFFFFF, 0xFFFFFFFE
 _HIGHEST = 0x110000
 
 
 def normal_forms(texts: Strings) -> Strings:
-    """The normal form of each text: `normalise(text).text`, as UTF-8."""
+    """The normal form of each text: `normal_text(text)`, as UTF-8."""
     if not len(texts):
         return texts
     packed = texts.compact()
@@ -36,7 +37,7 @@ def character_counts(texts: Strings) -> Integers:
 
 
 def _plainly(text: bytes) -> bytes:
-    return normalise(text.decode("utf-8")).text.encode("utf-8")
+    return normal_text(text.decode("utf-8")).encode("utf-8")
 
 
 def _sums(values: Array, sizes: Integers) -> Integers:
@@ -56,7 +57,8 @@ def _folded(codes: Array) -> npt.NDArray[np.uint32]:
     unknown = folded == _UNKNOWN
     if unknown.any():
         for code in np.unique(codes[unknown]).tolist():
-            table[code] = _fold(chr(code))
+            one = fold(chr(code))
+            table[code] = ord(one) if one else _ALONE
         folded = table[codes]
     return folded
 
@@ -65,13 +67,3 @@ def _folded(codes: Array) -> npt.NDArray[np.uint32]:
 def _table() -> npt.NDArray[np.uint32]:
     """Normal form by character, filled as characters are met."""
     return np.full(_HIGHEST, _UNKNOWN, np.uint32)
-
-
-def _fold(character: str) -> int:
-    """The one character that this one becomes wherever it stands, or _ALONE if there is none.
-
-    A character that joins the one before it shows itself behind an a: together they are one.
-    """
-    behind, normal = normalise("a" + character), normalise(character).text
-    joins = behind.starts[1:] != (1,)
-    return _ALONE if joins or len(normal) != 1 else ord(normal)

@@ -17,7 +17,15 @@ FACTS = """{"subject": "老虎", "alias": ["大虫"], "data": [{"predicate": "�
 def built(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
     (tmp_path / "facts.jsonl").write_text(FACTS, "utf-8")
     out = tmp_path / "store"
-    command = ["build", str(tmp_path / "facts.jsonl"), "--format", "jsonl", "--out", str(out)]
+    command = [
+        "build",
+        str(tmp_path / "facts.jsonl"),
+        "--format",
+        "jsonl",
+        "--out",
+        str(out),
+        "--json",
+    ]
     assert main(command) == 0
     assert json.loads(capsys.readouterr().out)["stats"]["refused"] == {"triple: empty field": 1}
     return out
@@ -27,7 +35,7 @@ def test_build_train_link_verify_and_activate_work_in_turn(
     built: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first = (built / "CURRENT").read_text().strip()
-    assert main(["train", str(built), "--dimension", "4", "--epochs", "2"]) == 0
+    assert main(["train", str(built), "--dimension", "4", "--epochs", "2", "--json"]) == 0
     trained = json.loads(capsys.readouterr().out)["version"]
     assert trained != first
     assert main(["link", str(built), "大虫和人", "--json"]) == 0
@@ -35,7 +43,7 @@ def test_build_train_link_verify_and_activate_work_in_turn(
     assert main(["link", str(built), "大虫"]) == 0
     assert capsys.readouterr().out == "0\t2\t大虫\t老虎\t1.000\n"
     assert main(["verify", str(built)]) == 0
-    assert json.loads(capsys.readouterr().out)["version"] == trained
+    assert f"version\t{trained}\n" in capsys.readouterr().out
     assert main(["activate", str(built), first]) == 0
     assert (built / "CURRENT").read_text().strip() == first
 
@@ -63,3 +71,16 @@ def test_linking_needs_no_torch(built: Path) -> None:
         f"main(['link', {str(built)!r}, '大虫']); assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_bench_counts_and_times_every_call(
+    built: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main(["train", str(built), "--dimension", "4", "--epochs", "1"]) == 0
+    capsys.readouterr()
+    monkeypatch.setattr("knowledge.bench._TEXTS", 20)
+    assert main(["bench", str(built), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["entities"], found["triples"], found["swaps"]["swaps"]) == (2, 2, 50)
+    assert found["links_per_text"] > 1
+    assert found["private_bytes_of_a_further_process"] < 20e6

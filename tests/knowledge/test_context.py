@@ -1,16 +1,17 @@
 """Linking by context: what the words around a name change, and what they never change."""
 
 import json
+import random
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from knowledge.builder import BuildOptions, build_version
-from knowledge.context import stands_alone
+from knowledge.context import evidence, profile, stands_alone
 from knowledge.formats import read_facts
 from knowledge.graph import KnowledgeGraph
-from knowledge.linking import normalise
+from knowledge.linking import normal_text, normalise
 
 DATA = Path(__file__).parents[1] / "data"
 
@@ -87,3 +88,29 @@ def test_a_version_with_traditional_names_still_finds_them(tmp_path: Path) -> No
     graph = KnowledgeGraph.open(version)
     assert keys(graph, "龍") == keys(graph, "龙") == ["龍"]
     assert keys(graph, "長城") == ["长城"]
+
+
+def plain_evidence(text: str, start: int, end: int, facts: list[list[str]]) -> list[list[int]]:
+    """(pairs, characters) that the sentence shares with one candidate's facts only, as sets."""
+    rest, surface = f"{text[:start]} {text[end:]}", set(text[start:end])
+    own = [{a + b for t in texts for a, b in pairwise(t) if (a + b).isalnum()} for texts in facts]
+    here = {a + b for a, b in pairwise(rest) if a.isalnum() and b.isalnum()}
+    found = [here & known for known in own]
+    letters = [set("".join(known)) & (set(rest) - surface) for known in own]
+    return [
+        [len(sets[i].difference(*sets[:i], *sets[i + 1 :])) for sets in (found, letters)]
+        for i in range(len(facts))
+    ]
+
+
+def test_pairs_and_characters_are_counted_as_sets_would(gold_graph: KnowledgeGraph) -> None:
+    chance = random.Random(0)
+    lines = (DATA / "link_gold.jsonl").read_text("utf-8").splitlines()
+    prompts = [json.loads(line)["text"] for line in lines]
+    for text in map(normal_text, prompts):
+        facts = [chance.choices([*prompts, "a_b", "水", "茶 x1", ""], k=3) for _ in range(3)]
+        facts = [["义", *map(normal_text, texts)] for texts in facts]
+        known = [profile("苹果[义]", [("是", t) for t in texts[1:]]) for texts in facts]
+        counts = evidence(text, 1, 3, known)
+        plain = plain_evidence(text, 1, 3, facts)
+        assert [[c.pair, c.character] for c in counts] == [[min(4, p), min(6, q)] for p, q in plain]

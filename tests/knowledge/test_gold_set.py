@@ -60,3 +60,17 @@ def test_no_ambiguous_surface_is_in_both_halves(gold, entities):
 
 def test_no_prompt_is_there_twice(gold):
     assert len({row["text"] for row in gold}) == len(gold)
+
+
+def test_a_tenth_of_the_prompts_has_a_second_annotation(gold, entities, benchmark_script):
+    lines = (DATA / "link_gold_second.jsonl").read_text(encoding="utf-8").splitlines()
+    texts = {row["id"]: row["text"] for row in gold}
+    for row in map(json.loads, lines):
+        assert texts[row["id"]] == row["text"]
+        for link in row["links"]:
+            assert row["text"][link["start"] : link["end"]] == link["surface"]
+            assert link["entity"] in entities
+    found = benchmark_script("linking").agreement()
+    assert found["prompts"] >= len(gold) / 10
+    assert found["mention_f1"] == 0.9744
+    assert found["same_entity"] == 1.0

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from knowledge.errors import InvalidInputError
 from knowledge.graph import KnowledgeGraph
-from knowledge.linking import Match, best_spans, normalise, weight
+from knowledge.linking import Match, best_spans, normalise, normalise_plainly, weight
 
 
 def keys(store: Path, text: str) -> list[str]:
@@ -63,7 +63,9 @@ def test_max_entities_keeps_the_heaviest_in_order_of_position(store: Path) -> No
 
 @settings(deadline=None, max_examples=60)
 @given(
-    st.text(st.sampled_from("老虎苹果北京大学龙 tigerＴ🐯\ufe0f\u0301ﾊﾞ㎏ﬁ\0\ud800\u200b가ᄀ\u1161"))
+    st.text(
+        st.sampled_from("老虎苹果北京大学龙龍 tigerＴ🐯\ufe0f\u0301ﾊﾞ㎏ﬁ\0\ud800\u200b가ᄀ\u1161")
+    )
 )
 def test_spans_are_ordered_disjoint_and_inside_any_text(text: str) -> None:
     normal = normalise(text)
@@ -71,6 +73,9 @@ def test_spans_are_ordered_disjoint_and_inside_any_text(text: str) -> None:
     assert all(0 <= s < e <= len(text) for s, e in zip(normal.starts, normal.ends, strict=True))
     assert all(a <= b for a, b in pairwise(normal.starts))
     normal.text.encode("utf-8")
+    # One table look-up a character comes to what reading character by character does.
+    assert normal == normalise_plainly(text)
+    assert normalise(text, simplify=False) == normalise_plainly(text, simplify=False)
 
 
 @settings(deadline=None, max_examples=60)

@@ -1,13 +1,23 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
 
 from knowledge.errors import InvalidInputError
 from knowledge.graph import KnowledgeGraph
 from knowledge.ranking import evaluate
 from knowledge.training import train_version
-from knowledge.transe import TransEConfig, TransEVectors, fit, vector_of_new_entity
+from knowledge.transe import (
+    TransEConfig,
+    TransEVectors,
+    fit,
+    gradients,
+    rounded,
+)
 
 SMALL = TransEConfig(dimension=16, epochs=120, batch_size=16, negatives=8, margin=1.0)
 
@@ -53,22 +63,6 @@ def test_entities_have_mean_norm_one_and_unseen_ones_are_zero(found: TransEVecto
     assert not found.entities[20:].any()
 
 
-def test_a_new_entity_is_the_mean_of_what_its_facts_expect(found: TransEVectors) -> None:
-    facts = ring()[ring()[:, 0] == 5]
-    guess = vector_of_new_entity(found.relations[facts[:, 1]], found.entities[facts[:, 2]])
-    nearest = np.linalg.norm(found.entities - guess, axis=1).argmin()
-    assert nearest == 5
-    with pytest.raises(InvalidInputError, match="at least one fact"):
-        vector_of_new_entity(np.zeros((0, 4), np.float32), np.zeros((0, 4), np.float32))
-
-
-def test_facts_that_end_in_a_new_entity_count_too() -> None:
-    relations, tails = np.full((1, 2), 1.0, np.float32), np.full((1, 2), 3.0, np.float32)
-    heads = np.full((1, 2), 5.0, np.float32)
-    found = vector_of_new_entity(relations, tails, incoming=(relations, heads))
-    np.testing.assert_array_equal(found, [4.0, 4.0])  # the mean of 3 - 1 and 5 + 1
-
-
 @pytest.mark.parametrize("bad", [[[0, 2, 1]], [[20, 0, 1]], [[0, 0, -1]]])
 def test_ids_out_of_range_are_refused(bad: list[list[int]]) -> None:
     with pytest.raises(InvalidInputError, match="allowed is below"):
@@ -78,7 +72,7 @@ def test_ids_out_of_range_are_refused(bad: list[list[int]]) -> None:
 @pytest.mark.parametrize("field", ["dimension", "epochs", "negatives", "margin"])
 def test_a_size_of_zero_is_refused_by_name(field: str) -> None:
     with pytest.raises(InvalidInputError, match=f"{field} is 0"):
-        TransEConfig(**{field: 0})
+        replace(SMALL, **{field: 0})  # type: ignore[arg-type]
 
 
 def test_the_filtered_rank_leaves_out_other_true_answers_and_halves_ties() -> None:
@@ -98,3 +92,47 @@ def test_training_a_store_gives_a_new_active_version_with_vectors(store: Path) -
     assert after.path != before.path
     assert after.dimension == 8
     assert after.vectors([after.entity("老虎")]).any()
+
+
+def plain_loss(parts: list[Tensor], is_answer: Tensor, config: TransEConfig) -> Tensor:
+    """The self-adversarial loss as the paper writes it, summed over heads and tails."""
+    head, relation, tail, corrupt = parts
+    near = torch.linalg.vector_norm(head + relation - tail, dim=1)
+    far = torch.cdist(torch.cat([head + relation, tail - relation]), corrupt)
+    share = (-config.temperature * far.detach()).masked_fill(is_answer, -torch.inf).softmax(dim=1)
+    push = share.nan_to_num(0.0) * functional.logsigmoid(far - config.margin)
+    return -functional.logsigmoid(config.margin - near).sum() - push.sum() / 2
+
+
+def test_the_written_gradients_are_those_of_the_plain_loss() -> None:
+    generator = torch.Generator().manual_seed(0)
+    shapes = ((6, 4), (6, 4), (6, 4), (5, 4))
+    parts = [torch.rand(s, generator=generator, dtype=torch.float64) for s in shapes]
+    is_answer = torch.rand(12, 5, generator=generator) < 0.2
+    is_answer[3] = True  # no negative left
+    config = TransEConfig(dimension=4, margin=1.0, temperature=2.0)
+    wanted = plain_loss([part.requires_grad_() for part in parts], is_answer, config)
+    slopes = torch.autograd.grad(wanted, parts)
+    head, relation, tail, corrupt = (part.detach() for part in parts)
+    found = gradients(head, relation, tail, corrupt, is_answer, config)
+    torch.testing.assert_close(found.loss, wanted.detach())
+    for own, slope in zip(found[1:], slopes, strict=True):
+        torch.testing.assert_close(own, slope)
+
+
+def test_chance_rounds_to_a_neighbour_and_keeps_the_mean() -> None:
+    value = 0.3 + 0.3 * 2**-12  # a good part of the way between two float16 numbers
+    rows = rounded(torch.full((1, 100_000), value), torch.Generator().manual_seed(0))
+    assert len(torch.unique(rows)) == 2
+    assert rows.double().mean().item() == pytest.approx(value, abs=2e-6)
+
+
+def test_half_the_memory_ranks_as_well() -> None:
+    triples = ring()
+    half = fit(triples, 25, 2, replace(SMALL, precision="float16"))
+    assert half.entities.dtype == np.float16
+    assert not half.entities[20:].any()
+    entities = half.entities[:20].astype(np.float32)
+    assert evaluate(entities, half.relations, triples, triples).mrr > 0.8
+    with pytest.raises(InvalidInputError, match="precision is 'int8'"):
+        replace(SMALL, precision="int8")  # type: ignore[arg-type]
