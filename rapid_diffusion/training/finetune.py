@@ -26,6 +26,8 @@ from rapid_diffusion.training.finetune_data import (
 from rapid_diffusion.training.finetune_lora import Branches, add_branches
 from rapid_diffusion.training.finetune_stages import (
     Learning,
+    Lesson,
+    Memory,
     diffusion_stage,
     draft_stage,
     measure_all,
@@ -68,6 +70,7 @@ class Finetuning:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model.text_encoder.to(device)
         self.model.denoiser.to(device)
+        self.lesson = Lesson(self.model, self.mixture, Memory(self.model))
         self.branches = self._add_branches() if config.method == "lora" else None
         self.model.denoiser.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
@@ -97,17 +100,17 @@ class Finetuning:
 
     def stage(self, name: str) -> tuple[Stage, Learning]:
         """A stage, and the parameters that learn in it."""
-        model, loop = self.model, self.config.loop(name)
+        loop, draft = self.config.loop(name), self.model.denoiser.draft
         if name == "draft":
-            assert model.denoiser.draft is not None
-            learning = self._learning({"draft": model.denoiser.draft}, text=True)
-            return draft_stage(learning, model, self.mixture, loop), learning
+            assert draft is not None
+            learning = self._learning({"draft": draft}, text=True)
+            return draft_stage(learning, self.lesson, loop), learning
         text = "draft" not in self.stages
         networks: dict[str, nn.Module] = (
-            {} if self.config.method == "text" else {"unet": model.denoiser}
+            {} if self.config.method == "text" else {"unet": self.model.denoiser}
         )
         learning = self._learning(networks, text=text)
-        return diffusion_stage(learning, model, self.mixture, loop, text=text), learning
+        return diffusion_stage(learning, self.lesson, loop, text=text), learning
 
     def _learn(self, name: str, *, resume: bool) -> None:
         logger.info("stage %s", name)

@@ -126,11 +126,15 @@ class Mixture:
     old: Source | None = None
     share: float = 0.0
 
+    def rehearsed(self, batch: int) -> int:
+        """How many rows of a batch are old ones; they stand at its end."""
+        return round(batch * self.share) if self.old is not None else 0
+
     def batch(
         self, step: int, loop: LoopConfig, generator: torch.Generator
     ) -> tuple[Tokens, Tensor]:
         """The sentences of a step and the latents (B, C, h, w) of their pictures."""
-        rehearsed = round(loop.batch * self.share) if self.old is not None else 0
+        rehearsed = self.rehearsed(loop.batch)
         parts = [_draw(self.new, step, loop.batch - rehearsed, loop.seed, generator)]
         if self.old is not None and rehearsed:
             parts.append(_draw(self.old, step, rehearsed, loop.seed, generator))

@@ -1,6 +1,8 @@
 """What learns in a fine-tuning, from which loss, and what it cost the old domain."""
 
+import copy
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -10,10 +12,18 @@ from rapid_diffusion.checkpoints.folder import load_strict
 from rapid_diffusion.denoising.denoiser import Denoiser
 from rapid_diffusion.model_folder import Model
 from rapid_diffusion.text.encoder import TextStates
+from rapid_diffusion.text.tokens import Tokens
 from rapid_diffusion.training.config import LoopConfig
 from rapid_diffusion.training.data import Examples, step_generator
 from rapid_diffusion.training.finetune_data import Mixture, Source, spread
-from rapid_diffusion.training.stages import Stage, encode_short, noise_times, velocity_error
+from rapid_diffusion.training.parts import rows_of
+from rapid_diffusion.training.stages import (
+    Stage,
+    encode_short,
+    noise_times,
+    velocity,
+    velocity_error,
+)
 
 #: Where on the way from picture (0) to noise (1) a loss is measured, and on how many rows.
 TIMES = (0.2, 0.5, 0.8, 0.95)
@@ -49,41 +59,94 @@ class Learning(nn.Module):
         self.eval().requires_grad_(False)
 
 
-def draft_stage(learning: Learning, model: Model, mixture: Mixture, loop: LoopConfig) -> Stage:
+class Memory:
+    """The networks as they were before they learn: what rehearsed rows are held to.
+
+    Told what the model itself said of them (Li & Hoiem, 2016, "Learning without Forgetting"), old
+    sentences move nothing as long as nothing is forgotten. Their pictures would: what a sentence
+    leaves open keeps a loss, and its gradients, even where all is known.
+    """
+
+    def __init__(self, model: Model) -> None:
+        self.encoder = copy.deepcopy(model.text_encoder).requires_grad_(False).eval()
+        self.denoiser = copy.deepcopy(model.denoiser).requires_grad_(False).eval()
+
+    @torch.no_grad()
+    def draft(self, tokens: Tokens) -> Tensor:
+        """The drafts (B, C, h, w) of old sentences."""
+        drafts = self.denoiser.drafts(encode_short(self.encoder, tokens).hidden)
+        assert drafts is not None
+        return drafts.float()
+
+    @torch.no_grad()
+    def velocity(self, tokens: Tokens, clean: Tensor, noise: Tensor, times: Tensor) -> Tensor:
+        """The velocities (B, C, h, w) at `times` (B,) on the way from clean to noise."""
+        states = encode_short(self.encoder, tokens)
+        return velocity(self.denoiser, states, clean, noise, times)
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """A model, the examples it goes on learning from, and what it remembers of the old ones."""
+
+    model: Model
+    mixture: Mixture
+    memory: Memory
+
+    def latents(self, tokens: Tokens, clean: Tensor) -> Tensor:
+        """What the draft is to say (B, C, h, w): the latents, of old rows the memory's."""
+        count = self.mixture.rehearsed(len(clean))
+        if not count:
+            return clean
+        old = slice(len(clean) - count, len(clean))
+        return torch.cat([clean[:-count], self.memory.draft(rows_of(tokens, old)).to(clean)])
+
+    def velocity(self, tokens: Tokens, clean: Tensor, noise: Tensor, times: Tensor) -> Tensor:
+        """What the UNet is to say (B, C, h, w): noise - clean, of old rows the memory's."""
+        truth, count = noise - clean, self.mixture.rehearsed(len(clean))
+        if not count:
+            return truth
+        old = slice(len(clean) - count, len(clean))
+        said = self.memory.velocity(rows_of(tokens, old), clean[old], noise[old], times[old])
+        return torch.cat([truth[:-count], said.to(truth)])
+
+
+def draft_stage(learning: Learning, lesson: Lesson, loop: LoopConfig) -> Stage:
     """Regression: the text tower and the draft, from sentences to the latents of their pictures."""
-    draft, encoder = model.denoiser.draft, model.text_encoder
+    draft, encoder = lesson.model.denoiser.draft, lesson.model.text_encoder
     assert draft is not None
 
     def loss(step: int) -> Tensor:
-        tokens, clean = mixture.batch(step, loop, step_generator(loop.seed, step))
-        drafted = draft(encode_short(encoder, tokens).hidden[:, 0])
-        return functional.mse_loss(drafted.float(), clean.to(drafted.device))
+        tokens, clean = lesson.mixture.batch(step, loop, step_generator(loop.seed, step))
+        drafted = draft(encode_short(encoder, tokens).hidden[:, 0]).float()
+        return functional.mse_loss(drafted, lesson.latents(tokens, clean).to(drafted.device))
 
     return Stage("draft", learning, loss)
 
 
-def diffusion_stage(
-    learning: Learning, model: Model, mixture: Mixture, loop: LoopConfig, *, text: bool
-) -> Stage:
+def diffusion_stage(learning: Learning, lesson: Lesson, loop: LoopConfig, *, text: bool) -> Stage:
     """Flow matching, times drawn as in the training of the model (`training.stages`).
 
     With `text` the tower learns here: through the UNet and, where there is a draft, from it too.
     """
-    encoder, denoiser = model.text_encoder, model.denoiser
+    encoder, denoiser = lesson.model.text_encoder, lesson.model.denoiser
     forward = torch.compile(denoiser) if loop.compile else denoiser
 
     def loss(step: int) -> Tensor:
         generator = step_generator(loop.seed, step)
-        tokens, clean = mixture.batch(step, loop, generator)
+        tokens, clean = lesson.mixture.batch(step, loop, generator)
         noise = torch.randn(clean.shape, generator=generator)
-        times = noise_times(len(clean), model.card.shift, generator)
+        times = noise_times(len(clean), lesson.model.card.shift, generator)
         with torch.set_grad_enabled(text):
             states = encode_short(encoder, tokens)
-        flow = velocity_error(forward, states, clean, noise, times).mean()
+        found = velocity(forward, states, clean, noise, times)
+        wanted = lesson.velocity(tokens, clean, noise, times)
+        flow = functional.mse_loss(found, wanted.to(found.device))
         if not text or denoiser.draft is None:
             return flow
-        drafted = denoiser.draft(states.hidden[:, 0])
-        return flow + functional.mse_loss(drafted.float(), clean.to(drafted.device))
+        drafted = denoiser.draft(states.hidden[:, 0]).float()
+        wanted = lesson.latents(tokens, clean)
+        return flow + functional.mse_loss(drafted, wanted.to(drafted.device))
 
     return Stage("diffusion", learning, loss)
 

@@ -15,9 +15,9 @@ from rapid_diffusion.autoencoder import PatchAutoencoder
 from rapid_diffusion.checkpoints.folder import load_strict
 from rapid_diffusion.checkpoints.realesrgan import import_realesrgan
 from rapid_diffusion.config import TextConfig
-from rapid_diffusion.denoising.denoiser import Denoiser, build_denoiser
+from rapid_diffusion.denoising.denoiser import Denoiser, build_denoiser, load_denoiser
 from rapid_diffusion.errors import InvalidRequestError
-from rapid_diffusion.model_folder import Model, ModelCard, save_model
+from rapid_diffusion.model_folder import Model, ModelCard, find_model, save_model
 from rapid_diffusion.super_resolution.networks import build_network
 from rapid_diffusion.super_resolution.upscaler import Upscaler
 from rapid_diffusion.text.clip import ContrastivePair
@@ -149,9 +149,13 @@ class Training:
         return autoencoder
 
     def denoiser(self, *, trained: bool = True) -> Denoiser:
-        """The UNet."""
+        """The UNet, begun with the weights of `denoiser_from` where that is given."""
         torch.manual_seed(self.loop("diffusion").seed)
         denoiser = build_denoiser(self.config.denoiser)
+        start = self.config.data.denoiser_from
+        if start and not trained:
+            known = load_denoiser(find_model(start) / "unet").network
+            load_strict(denoiser.network, known.state_dict(), start)
         if denoiser.draft is not None and not trained:
             self._ready(denoiser.draft, "draft")
         self._ready(denoiser, "diffusion" if trained else None)

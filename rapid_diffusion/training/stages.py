@@ -203,7 +203,19 @@ def velocity_error(
     noise: Tensor,
     times: Tensor,
 ) -> Tensor:
-    """The squared error (B,) of the velocity noise - clean at `times` (B,).
+    """The squared error (B,) of the velocity noise - clean at `times` (B,)."""
+    found = velocity(denoiser, states, clean, noise, times)
+    return (found - (noise - clean).to(found.device)).square().mean((1, 2, 3))
+
+
+def velocity(
+    denoiser: Callable[..., Tensor],
+    states: TextStates,
+    clean: Tensor,
+    noise: Tensor,
+    times: Tensor,
+) -> Tensor:
+    """What the denoiser takes for the velocity (B, C, h, w) at `times` (B,), in float32.
 
     Flow matching (Lipman et al., 2023): on the straight way from clean to noise, both (B, C, h, w).
     """
@@ -211,8 +223,7 @@ def velocity_error(
     noisy = ((1 - at) * clean + at * noise).contiguous(memory_format=torch.channels_last)
     device = states.hidden.device
     timesteps = (TIMESTEPS * times).to(device)
-    velocity = denoiser(noisy.to(device), timesteps, states.hidden, states.mask)
-    return (velocity.float() - (noise - clean).to(device)).square().mean((1, 2, 3))
+    return denoiser(noisy.to(device), timesteps, states.hidden, states.mask).float()
 
 
 #: Noise on the latents an upscaler learns from: about what twenty steps of sampling leave.

@@ -56,6 +56,18 @@ def test_the_draft_stays_what_it_was_while_the_unet_learns(write_config, tmp_pat
     assert all(torch.equal(value, denoiser[f"draft.{name}"]) for name, value in draft.items())
 
 
+def test_a_unet_begins_with_the_weights_of_the_model_that_is_named(write_config, tmp_path):
+    run(write_config(1))
+    known = tmp_path / "run" / "model"
+    path = write_config(1, "next")
+    path.write_text(path.read_text().replace("[data]", f'[data]\ndenoiser_from = "{known}"'))
+    for stage in ("text", "autoencoder", "draft"):
+        run(path, stage)
+    begun = Training(read_training_config(path)).denoiser(trained=False).network.state_dict()
+    was = RapidDiffusionPipeline.from_pretrained(known).model.denoiser.network.state_dict()
+    assert all(torch.equal(value.float(), begun[name]) for name, value in was.items())
+
+
 def test_without_a_draft_its_stage_has_nothing_to_do(write_config, tmp_path):
     path = write_config()
     path.write_text(
