@@ -50,13 +50,21 @@ soak: $(READY)
 	  "overload" "overhead" "deaths" "shutdowns" "kills --kills 200 --jobs 100"; do \
 	  $(PY) benchmarks/service.py $$form --keep 2>>out/soak.log || status=1; done; exit $$status
 
-# Ten minutes in all, compiling included; each file is written as soon as its figures are there.
+# Ten minutes in all, compiling included; each file is written as soon as its figures are there, and all are
+# tried before one fails. First attention's parity and the same bits; the last takes code that speed.py compiled.
+SPEED_GPU := benchmarks/speed.py --device cuda --out docs/results/gpu-speed.json
+PEERS_GPU := diffusers_bfloat16 diffusers_compiled ours_plain_attention ours ours_artifacts
 bench-gpu: $(READY)
 	@$(PY) -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' || \
 	  { echo "this PyTorch sees no CUDA device" >&2; exit 1; }
-	timeout 60 $(PY) benchmarks/sharing.py --device cuda --rows 8 16 --out docs/results/gpu-sharing.json
-	timeout 120 $(PY) benchmarks/load.py --device cuda --out docs/results/gpu-load.json
-	timeout 400 $(PY) benchmarks/speed.py --device cuda --batches 2 16 --out docs/results/gpu-speed.json
+	status=0; try() { timeout "$$@" || status=1; }; \
+	try 70 $(PY) -m pytest -q -m gpu tests; \
+	try 220 $(PY) $(SPEED_GPU) --parts sd15 --setups $(PEERS_GPU) --batches 2 16; \
+	try 50 $(PY) benchmarks/sd15.py --device cuda --out docs/results/gpu-sd15.json; \
+	try 110 $(PY) $(SPEED_GPU) --parts compact --setups $(PEERS_GPU) --batches 2; \
+	try 80 $(PY) benchmarks/load.py --device cuda --out docs/results/gpu-load.json; \
+	try 60 $(PY) benchmarks/sharing.py --device cuda --rows 8 16 --out docs/results/gpu-sharing.json; \
+	exit $$status
 
 clean:
 	rm -rf out build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,21 +1,30 @@
-"""How fast the UNet and a finished picture are, against `diffusers`: `python benchmarks/speed.py`.
+"""How fast the UNet and a finished picture are, against peers: `python benchmarks/speed.py`.
 
 A UNet step is one guided pair (two rows) or more, of the same weights in every set-up, in turn:
 
     diffusers_float32      the network as `diffusers` builds it, eager
     diffusers_bfloat16     the same in bfloat16 and channels-last
     diffusers_compiled     the same in the device's fast format through `torch.compile`
-    ours                   our denoiser as a pipeline has it: fast format, channels-last, one door
-    ours_compiled          compiled with its weights laid out (`compile_network`)
+    openvino               the same in OpenVINO, in a process of its own Python (--openvino PYTHON)
+    ours_plain_attention   our denoiser as a pipeline has it, but with attention written out
+    ours                   the same with FlashAttention (as "auto" picks it)
+    ours_fewer_products    the same with large convolutions going Winograd's way, only if named
+    ours_artifacts         compiled ahead of time, weights outside (`rapid-diffusion compile`)
+    ours_compiled          compiled with its weights folded in (`compile_network`)
+    ours_folded            ahead of time with its weights folded in (`--weights folded`)
 
 Presets: the model `emoji-zh`; `compact` (32x32 latents) and `sd15` (64x64), both with random
 weights, since speed does not depend on them. On a CPU time is processor time of the process, so
-that other programs count little; a set-up that the device would only emulate (bfloat16) is left
-out, and so is `sd15` unless it is named.
+that other programs count little; bfloat16, which a CPU without units for it would only emulate, and
+`sd15` are measured there only if they are named. OpenVINO has an environment of its own:
+
+    python -m venv out/openvino && out/openvino/bin/pip install openvino -e .
+
+The results of each part (a preset, `picture`, `cold-start`) replace those of the same part in the
+file, and say with which command and commit they were taken; `--parts` chooses.
 """
 
 import argparse
-import copy
 import json
 import resource
 import statistics
@@ -23,66 +32,64 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from first_picture import PROMPT, machine
+from speed_setups import SIZES, OpenVino, Setup, Setups, inputs_of
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from rapid_diffusion import RapidDiffusionPipeline
 from rapid_diffusion.denoising.compiled import compile_network
-from rapid_diffusion.denoising.denoiser import Denoiser
 from rapid_diffusion.images.png import encode_png
 from rapid_diffusion.precision import checked_device, fast_dtype
 
-#: Sizes of the UNet, in the words of `diffusers`.
-SIZES: dict[str, dict[str, Any]] = {
-    "compact": {"sample_size": 32, "block_out_channels": (320, 512, 832), "attention_head_dim": 8}
-    | {
-        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-        "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-    },
-    "sd15": {"sample_size": 64, "attention_head_dim": 8},
-}
-LENGTH = {"compact": 32, "sd15": 77}
-TEXT_WIDTH = 768
+EAGER = ["diffusers_float32", "ours_plain_attention", "ours"]
+COMPILED = ["diffusers_compiled", "ours_artifacts", "ours_compiled", "ours_folded"]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--presets", nargs="+", default=None, help="emoji-zh compact sd15")
+    parser.add_argument("--parts", nargs="+", choices=["emoji-zh", *SIZES, "picture", "cold-start"])
+    parser.add_argument("--setups", nargs="+", default=None, help="of the UNet")
     parser.add_argument("--device", default=None)
     parser.add_argument("--batches", type=int, nargs="+", default=[2, 8], help="rows of a call")
     parser.add_argument("--steps", type=int, nargs="+", default=[4, 20])
     parser.add_argument("--pictures", type=int, nargs="+", default=[1, 4], help="drawn at once")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1, help="of torch, on a CPU")
-    parser.add_argument("--no-compile", action="store_true", help="eager set-ups only")
+    parser.add_argument("--openvino", type=Path, metavar="PYTHON", help="that has OpenVINO")
     parser.add_argument("--out", type=Path, default=Path("docs/results/speed.json"))
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     clock = Clock(checked_device(options.device))
-    cuda = clock.device.type == "cuda"
-    presets = options.presets or ["emoji-zh", "compact", *(["sd15"] if cuda else [])]
-    report: dict[str, Any] = {
+    sd15 = ["sd15"] if clock.device.type == "cuda" else []
+    for part in options.parts or ["emoji-zh", "compact", *sd15, "picture", "cold-start"]:
+        if part == "picture":
+            found = {"milliseconds": picture(clock, options)}
+        elif part == "cold-start":
+            found = cold_start(clock)
+        else:
+            found = unet_step(part, clock, options)
+        write(part, found, clock, options.out)
+
+
+def write(part: str, found: dict[str, Any], clock: "Clock", out: Path) -> None:
+    """Put a part into the file, in the place of an older one; and the table beside it."""
+    report = json.loads(out.read_text()) if out.exists() else {}
+    report[part] = {
         "command": " ".join(["python", *sys.argv]),
         "machine": machine() | {"device": clock.name},
-        "time": "wall clock" if cuda else "processor time",
-        "matrix_rate_gflops": matrix_rate(clock),
-        "unet_step": {},
+        "time": "wall clock" if clock.device.type == "cuda" else "processor time",
+        **found,
     }
-    for preset in presets:
-        found = unet_step(preset, clock, options, report["matrix_rate_gflops"])
-        report["unet_step"][preset] = found
-        print(preset, json.dumps(found, indent=1), flush=True)
-    report["picture"] = picture(clock, options)
-    report["cold_start"] = cold_start(clock)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(report, indent=1) + "\n")
-    options.out.with_suffix(".md").write_text(as_markdown(report))
-    print(as_markdown(report))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(report, indent=1) + "\n")
+    out.with_suffix(".md").write_text(as_markdown(report))
+    print(as_markdown({part: report[part]}), flush=True)
 
 
 class Clock:
@@ -98,16 +105,29 @@ class Clock:
         torch.cuda.synchronize(self.device)
         return time.perf_counter()
 
-    def seconds(self, works: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-        """The median of each, taken in turn after two turns to warm up."""
-        spent: dict[str, list[float]] = {name: [] for name in works}
+    def seconds(
+        self,
+        works: dict[str, Callable[[], object]],
+        rounds: int,
+        told: dict[str, Callable[[], float]] | None = None,
+    ) -> dict[str, float]:
+        """The median of each, taken in turn after two turns to warm up.
+
+        Those of `told` say themselves how many seconds they took.
+        """
+        ways = {name: partial(self._timed, work) for name, work in works.items()} | (told or {})
+        spent: dict[str, list[float]] = {name: [] for name in ways}
         for turn in range(rounds + 2):
-            for name, work in works.items():
-                began = self.now()
-                work()
+            for name, way in ways.items():
+                seconds = way()
                 if turn >= 2:
-                    spent[name].append(self.now() - began)
+                    spent[name].append(seconds)
         return {name: statistics.median(each) for name, each in spent.items()}
+
+    def _timed(self, work: Callable[[], object]) -> float:
+        began = self.now()
+        work()
+        return self.now() - began
 
 
 def matrix_rate(clock: Clock, side: int = 2048) -> dict[str, float]:
@@ -120,106 +140,46 @@ def matrix_rate(clock: Clock, side: int = 2048) -> dict[str, float]:
     return rates
 
 
-def built(preset: str, clock: Clock) -> tuple[Any, Denoiser, int]:
-    """The network of `diffusers`, our denoiser around the same weights, words of a sentence."""
-    if preset == "emoji-zh":
-        pipe = RapidDiffusionPipeline.from_pretrained(preset, device=clock.device)
-        denoiser = pipe.model.denoiser
-        return copy.deepcopy(denoiser.network).float(), denoiser, pipe.model.text_config.max_length
-    from diffusers import UNet2DConditionModel
-
-    torch.manual_seed(0)
-    sizes = {"cross_attention_dim": TEXT_WIDTH} | SIZES[preset]
-    network: Any = UNet2DConditionModel(**sizes).eval().to(clock.device)
-    ours = Denoiser(copy.deepcopy(network)).to(fast_dtype(clock.device))
-    return network, ours.to(memory_format=torch.channels_last), LENGTH[preset]
-
-
-def unet_step(
-    preset: str, clock: Clock, options: argparse.Namespace, rates: dict[str, float]
-) -> dict[str, Any]:
-    """Milliseconds of a call by set-up and rows."""
-    network, denoiser, length = built(preset, clock)
-    plain_network(network)
-    setups = of_setups(network, denoiser, clock, compiled=not options.no_compile)
+def unet_step(preset: str, clock: Clock, options: argparse.Namespace) -> dict[str, Any]:
+    """Milliseconds of a call by set-up and rows, and what share of the matrix rate that is."""
+    setups, rates = Setups(preset, clock.device), matrix_rate(clock)
+    names = options.setups or [*EAGER, *COMPILED]
+    if clock.device.type == "cuda" and not options.setups:
+        names.append("diffusers_bfloat16")
     report: dict[str, Any] = {
-        "parameters": sum(weight.numel() for weight in network.parameters()),
+        "parameters": sum(weight.numel() for weight in setups.network.parameters()),
+        "matrix_rate_gflops": rates,
         "milliseconds": {},
     }
     for rows in options.batches:
-        inputs = inputs_of(denoiser, rows, length, clock.device)
+        inputs = inputs_of(setups.denoiser, rows, setups.length, clock.device)
         with FlopCounterMode(display=False) as counter, torch.inference_mode():
-            setups["diffusers_float32"](*inputs)
+            setups.named("diffusers_float32", inputs)(*inputs)
+        works = {name: called(setups.named(name, inputs), inputs) for name in names}
+        peer = options.openvino and OpenVino(options.openvino, preset, rows, options.threads)
+        spent = clock.seconds(works, options.rounds, {"openvino": peer.seconds} if peer else {})
+        if peer:
+            report["openvino"] = peer.version
+            peer.close()
+        rate = rates[str(fast_dtype(clock.device)).removeprefix("torch.")]
         flops = counter.get_total_flops()
-        works = {name: called(setup, inputs) for name, setup in setups.items()}
-        spent = clock.seconds(works, options.rounds)
-        fastest = min((name for name in spent if name.startswith("ours")), key=spent.__getitem__)
-        peers = [spent[name] for name in spent if not name.startswith("ours")]
-        fast = str(fast_dtype(clock.device)).removeprefix("torch.")
-        report["milliseconds"][f"{rows} rows"] = {
-            **{name: round(1000 * seconds, 2) for name, seconds in spent.items()},
-            "gflop": round(flops / 1e9, 2),
-            "share_of_matrix_rate": round(flops / spent[fastest] / 1e9 / rates[fast], 3),
-            "times_faster_than_best_peer": round(min(peers) / spent[fastest], 2),
-        }
+        report["milliseconds"][f"{rows} rows"] = compared(spent, flops, rate)
     return report
 
 
-def plain_network(network: Any) -> None:
-    """Attention as `diffusers` has it, in place of our door."""
-    from diffusers.models.attention_processor import AttnProcessor2_0
-
-    network.set_attn_processor(AttnProcessor2_0())
-
-
-def of_setups(
-    network: Any, denoiser: Denoiser, clock: Clock, *, compiled: bool
-) -> dict[str, Callable[..., Tensor]]:
-    """What is compared, by name."""
-    dtype = fast_dtype(clock.device)
-    setups: dict[str, Callable[..., Tensor]] = {"diffusers_float32": caller(network)}
-    fast = copy.deepcopy(network).to(dtype).to(memory_format=torch.channels_last)
-    if dtype != torch.float32:
-        setups[f"diffusers_{str(dtype).removeprefix('torch.')}"] = caller(fast)
-    setups["ours"] = denoiser
-    if compiled:
-        traced: Any = copy.deepcopy(fast)
-        traced.forward = torch.compile(traced.forward, dynamic=False)
-        setups["diffusers_compiled"] = caller(traced)
-        laid_out = copy.deepcopy(denoiser)
-        compile_network(laid_out)
-        setups["ours_compiled"] = laid_out
-    return setups
+def compared(spent: dict[str, float], flops: float, rate: float) -> dict[str, float]:
+    """The figures of one number of rows; shares are of `rate` GFLOP/s, for direct convolutions."""
+    ours = min(seconds for name, seconds in spent.items() if name.startswith("ours"))
+    figures = {name: round(1000 * seconds, 2) for name, seconds in spent.items()}
+    figures |= {"gflop": round(flops / 1e9, 2), "share": round(flops / ours / 1e9 / rate, 3)}
+    figures["iterations_a_second"] = round(1 / ours, 2)
+    for peer in ("diffusers_compiled", "openvino"):
+        if peer in spent:
+            figures[f"times_faster_than_{peer}"] = round(spent[peer] / ours, 2)
+    return figures
 
 
-def caller(network: Any) -> Callable[..., Tensor]:
-    """A network of `diffusers` called as our denoiser is."""
-    dtype = network.dtype
-    takes_sentence = network.config.class_embed_type == "projection"
-
-    def call(rows: Tensor, steps: Tensor, hidden: Tensor, mask: Tensor, *drafts: Tensor) -> Tensor:
-        states = hidden.to(dtype)
-        labels = states[:, 0] if takes_sentence else None
-        inputs = torch.cat([rows, *drafts], 1).to(dtype)
-        named = {"class_labels": labels, "encoder_attention_mask": mask, "return_dict": False}
-        output: Tensor = network(inputs, steps, states, **named)[0]
-        return output
-
-    return call
-
-
-def inputs_of(denoiser: Denoiser, rows: int, length: int, device: torch.device) -> list[Tensor]:
-    side = denoiser.sample_size
-    noise = torch.randn(rows, denoiser.channels, side, side, device=device)
-    hidden = torch.randn(rows, length, denoiser.text_width, device=device)
-    mask = torch.arange(length, device=device).expand(rows, -1) < 12
-    with torch.inference_mode():
-        drafts = denoiser.drafts(hidden)
-    steps = torch.full((rows,), 500.0, device=device)
-    return [noise, steps, hidden, mask, *([] if drafts is None else [drafts.to(noise)])]
-
-
-def called(setup: Callable[..., Tensor], inputs: list[Tensor]) -> Callable[[], Tensor]:
+def called(setup: Setup, inputs: list[Tensor]) -> Callable[[], Tensor]:
     return torch.inference_mode()(lambda: setup(*inputs))
 
 
@@ -227,10 +187,9 @@ def picture(clock: Clock, options: argparse.Namespace) -> dict[str, Any]:
     """Milliseconds of finished pictures of `emoji-zh` (enlarged, PNG), by steps and number."""
     pipes = {"eager float32": RapidDiffusionPipeline.from_pretrained(dtype=torch.float32)}
     pipes["ours"] = RapidDiffusionPipeline.from_pretrained(device=clock.device)
-    if not options.no_compile:
-        pipes["ours, compiled"] = RapidDiffusionPipeline.from_pretrained(device=clock.device)
-        for network in (pipes["ours, compiled"].model.denoiser, upscaler(pipes["ours, compiled"])):
-            compile_network(network)
+    pipes["ours, compiled"] = RapidDiffusionPipeline.from_pretrained(device=clock.device)
+    for network in (pipes["ours, compiled"].model.denoiser, upscaler(pipes["ours, compiled"])):
+        compile_network(network)
     report = {}
     for steps in options.steps:
         for count in options.pictures:
@@ -277,22 +236,34 @@ def cold_start(clock: Clock) -> dict[str, float]:
 
 
 def as_markdown(report: dict[str, Any]) -> str:
-    """The tables of the report, and what they were taken on."""
-    facts = ", ".join(f"{name} {value}" for name, value in report["machine"].items())
-    lines = ["# Speed", "", f"`{report['command']}`", "", f"{report['time']}; {facts}", ""]
-    for preset, found in report["unet_step"].items():
-        title = f"UNet of {preset}, {found['parameters'] / 1e6:.0f} M parameters"
-        lines += [f"## {title}: milliseconds of a call", "", *table(found["milliseconds"]), ""]
-    lines += ["## A finished picture of emoji-zh: milliseconds", "", *table(report["picture"]), ""]
-    lines += ["## Cold start", "", *table({"emoji-zh": report["cold_start"]}), ""]
+    """The tables of the report, and what each was taken on."""
+    lines = ["# Speed", ""]
+    for part, found in report.items():
+        facts = ", ".join(f"{name} {value}" for name, value in found["machine"].items())
+        facts += "".join(f", {found[name]}" for name in ("openvino", "busy") if name in found)
+        lines += [f"## {titles(part, found)}", "", f"`{found['command']}`", ""]
+        lines += [f"{found['time']}; {facts}", ""]
+        if "matrix_rate_gflops" in found:
+            rates = (f"{rate} in {kind}" for kind, rate in found["matrix_rate_gflops"].items())
+            lines += [f"Products of large matrices reach, in GFLOP/s: {', '.join(rates)}.", ""]
+        own = {name: found[name] for name in found if "seconds" in name or "mebi" in name}
+        lines += [*table(found.get("milliseconds", {part: own})), ""]
     return "\n".join(lines)
 
 
+def titles(part: str, found: dict[str, Any]) -> str:
+    if "parameters" in found:
+        return f"UNet of {part}, {found['parameters'] / 1e6:.0f} M parameters: ms of a call"
+    return {"picture": "A finished picture of emoji-zh: ms"}.get(part, "Cold start of emoji-zh")
+
+
 def table(rows: dict[str, dict[str, Any]]) -> list[str]:
-    names = list(next(iter(rows.values())))
-    head = ["| | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
+    """One line a figure, one column a row of `rows`: there are more figures than cases."""
+    names = list(dict.fromkeys(name for figures in rows.values() for name in figures))
+    head = ["| | " + " | ".join(rows) + " |", "|---" * (len(rows) + 1) + "|"]
     return head + [
-        f"| {name} | " + " | ".join(map(str, v.values())) + " |" for name, v in rows.items()
+        f"| {name} | " + " | ".join(str(figures.get(name, "")) for figures in rows.values()) + " |"
+        for name in names
     ]
 
 

@@ -67,10 +67,13 @@ class Capabilities:
 
     @property
     def concurrency(self) -> int:
-        """How many requests to draw at once: guided ones as the rows hold, and one that decodes."""
+        """How many requests to have in hand: as the rows hold, but at least eight; one decodes.
+
+        The engine pauses those for whom a call has no rows, so that short ones can go first.
+        """
         if self.rows is None:
             return 1
-        return (_FIT_ROWS if self.rows == "fit" else self.rows) // 2 + 1
+        return max(_FIT_ROWS, 0 if self.rows == "fit" else self.rows) // 2 + 1
 
 
 def read_capabilities(pipeline: RapidDiffusionPipeline) -> Capabilities:

@@ -19,8 +19,8 @@ def test_a_queue_and_a_shared_engine_take_what_is_worked_out_by_hand(bench):
     assert queue == [(20, 20.5), (4, 25.0)]
     shared = [(done.arrival.steps, done.ended) for done in found.serve(coming, "fit")]
     assert shared == [(4, 7.5), (20, 21.0)]  # seated at 3, four steps, and two finishings
-    taking_turns = [(done.arrival.steps, done.ended) for done in found.serve(coming, 2)]
-    assert taking_turns == [(20, 20.5), (4, 25.0)]  # both rows are taken
+    pausing = [(done.arrival.steps, done.ended) for done in found.serve(coming, 2)]
+    assert pausing == [(4, 7.5), (20, 25.0)]  # both rows are taken, and given up for four steps
 
 
 def test_arrivals_are_as_many_as_asked_and_as_often(bench):

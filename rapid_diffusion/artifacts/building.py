@@ -11,7 +11,7 @@ import tempfile
 import warnings
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from rapid_diffusion.artifacts.identity import MadeFor
 from rapid_diffusion.artifacts.loading import CONSTANTS
 from rapid_diffusion.artifacts.manifest import MANIFEST, PREFIX, write_artifact_manifest
 from rapid_diffusion.checkpoints.folder import write_weights
+from rapid_diffusion.denoising.winograd import with_fewer_products
 from rapid_diffusion.errors import InvalidRequestError, MissingDependencyError
 from rapid_diffusion.files import replacing_folder
 from rapid_diffusion.model_folder import Model
@@ -136,9 +137,13 @@ def write_parts(
 
 def _write_part(part: Part, folder: Path, folded: bool) -> dict[str, Any]:
     """Compile one part; what its manifest says of inputs and constants."""
+    if folded:
+        part = replace(part, network=with_fewer_products(part.network))
     module = _Method(part).eval()
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch warns of its own ways while it traces
+        if folded:
+            module(*part.inputs)  # what of it prepares itself does so at its first call
         program = torch.export.export(module, part.inputs)
         with tempfile.TemporaryDirectory(prefix="rapid-") as scratch:
             package = f"{scratch}/part.pt2"

@@ -10,6 +10,7 @@ from typing import Any, get_args
 import torch
 from torch import Tensor, nn
 
+from rapid_diffusion.artifacts.graphs import Run, captured
 from rapid_diffusion.artifacts.identity import WeightPlace, default_folder, made_for
 from rapid_diffusion.artifacts.manifest import MANIFEST, NEXT_STEP, PREFIX, read_artifact_manifest
 from rapid_diffusion.checkpoints.folder import read_json, read_weights
@@ -84,14 +85,19 @@ class Artifacts:
             raise ArtifactError(folder, f"cannot be loaded ({line}); {NEXT_STEP}") from error
         shapes = [tuple(taken["shape"][1:]) for taken in told["inputs"]]
         dtypes = [getattr(torch, taken["dtype"]) for taken in told["inputs"]]
-        return Runner(loader, told["rows"], shapes, dtypes, constants)
+        run: Run = loader.boxed_run
+        rows = told["rows"]
+        if device.type == "cuda":
+            taken = zip(shapes, dtypes, strict=True)
+            run = captured(run, [torch.zeros(rows, *s, dtype=d, device=device) for s, d in taken])
+        return Runner(run, rows, shapes, dtypes, constants)
 
 
 @dataclass(frozen=True)
 class Runner:
     """One compiled part, for calls of exactly `rows` rows; it keeps its constants alive."""
 
-    loader: Any
+    run: Run
     rows: int
     shapes: list[tuple[int, ...]]
     dtypes: list[torch.dtype]
@@ -100,7 +106,7 @@ class Runner:
     def __call__(self, inputs: Sequence[Tensor]) -> Tensor:
         """Rows that are missing are copies of the last one, and what they give is dropped."""
         missing = self.rows - len(inputs[0])
-        output: Tensor = self.loader.boxed_run(
+        output: Tensor = self.run(
             [_filled(tensor.to(dtype), missing) for tensor, dtype in self._pairs(inputs)]
         )[0]
         return output[: len(inputs[0])]

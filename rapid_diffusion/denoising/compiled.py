@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from rapid_diffusion.denoising.winograd import with_fewer_products
+
 _FOLDED = "weights_are_folded"
 
 
@@ -20,8 +22,7 @@ def compile_network(network: nn.Module, *, freeze: bool = True) -> None:
     are not seen, so adapters refuse such a network. With `freeze=False` weights stay inputs of the
     compiled code, and an adapter is switched without compiling again.
     """
-    compiled = torch.compile(network.forward, dynamic=False)
-    network.forward = _frozen(compiled) if freeze else compiled
+    network.forward = _frozen(network) if freeze else torch.compile(network.forward, dynamic=False)
     setattr(network, _FOLDED, freeze)
 
 
@@ -46,15 +47,23 @@ def has_folded_weights(network: nn.Module) -> bool:
     return bool(getattr(network, _FOLDED, False))
 
 
-def _frozen(compiled: Callable[..., Any]) -> Callable[..., Any]:
-    """The setting around every call: the tracer and the code generator both look at the global one.
+def _frozen(network: nn.Module) -> Callable[..., Any]:
+    """`network` with its weights folded in, compiled at its first call.
 
-    Given as an option of `torch.compile`, it would not reach the tracer and nothing be laid out.
+    The setting stands around every call: the tracer and the code generator both look at the global
+    one. As an option of `torch.compile` it would not reach the tracer, and nothing be laid out.
     """
+    source = with_fewer_products(network)
+    plain, compiled = source.forward, torch.compile(source.forward, dynamic=False)
+    prepared = source is network
 
     def call(*inputs: Any, **named: Any) -> Any:
         import torch._inductor.config as inductor
 
+        nonlocal prepared
+        if not prepared:
+            plain(*inputs, **named)
+            prepared = True
         with inductor.patch(freezing=True):
             return compiled(*inputs, **named)
 

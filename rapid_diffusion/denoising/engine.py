@@ -5,7 +5,6 @@ any step. See docs/engine.md.
 """
 
 import threading
-from bisect import insort
 from collections.abc import Callable, Iterable, Sequence
 
 import torch
@@ -38,6 +37,10 @@ __all__ = [
 #: Called after each step with (step from 0, number of steps, latents of the rows that moved).
 StepCallback = Callable[[int, int, Tensor], None]
 
+#: A picture is due this many steps of the engine, for each step of its own, after it came: so
+#: those who want little go first, and nobody waits for ever.
+PATIENCE = 4
+
 ADVICE = (
     "use dtype=torch.float32, and if that is so already, check the weights with "
     "`rapid-diffusion doctor`"
@@ -49,7 +52,8 @@ class Engine:
 
     `rows`: how many rows every call of the denoiser has (at least 2 for guidance), or "fit": as
     many as there are, up to 16. With a number, a picture's latents depend on its own request and
-    that number, to the bit; with "fit" also on how many rows were there.
+    that number, to the bit; with "fit" also on how many rows were there. Where there are more rows
+    than a call has, those that are due first go first (`PATIENCE`), and the others go on later.
 
     Either one thread calls `step`, and any thread may `submit`, and `cancel` a ticket; or any
     number of threads `denoise` with it, and take `turns` at stepping.
@@ -64,7 +68,7 @@ class Engine:
         self._buckets: dict[tuple[object, ...], Bucket] = {}
         self._present: tuple[object, ...] | None = None  # the bucket that is being stepped
         self._arrived: list[Ticket] = []
-        self._callers = 0
+        self._clock = 0  # steps that were made
         self._lock = threading.Lock()
         self._precise: Network | None = None
 
@@ -77,8 +81,8 @@ class Engine:
     def submit(self, request: RowRequest, behind: int = 0) -> Ticket:
         """Take a picture in; it joins at the next step boundary with enough free rows.
 
-        `behind`: so many callers that come later go first. With 0, 1, 2 … for the pictures of one
-        caller, somebody who wants one picture waits for one of them only, and nobody for ever.
+        `behind`: so many pictures of the same caller go first. It is due as if it had all their
+        steps too, so that somebody who wants one picture does not wait for eight of another.
         """
         needed = len(request.sentences)
         if self.rows != "fit" and needed > self.rows:
@@ -86,8 +90,8 @@ class Engine:
                 "rows", f"{self.rows}; a guided picture takes {needed}, give the engine as many"
             )
         with self._lock:
-            self._callers += behind == 0
-            ticket = Ticket(request, self._callers + behind, retried=self._is_precise(request))
+            due = self._clock + PATIENCE * len(request.table) * (behind + 1)
+            ticket = Ticket(request, due, retried=self._is_precise(request))
             self._arrived.append(ticket)
         return ticket
 
@@ -99,10 +103,11 @@ class Engine:
         """
         self._present = None
         ended = self.sweep()
+        self._clock += 1
         for key, bucket in list(self._buckets.items()):
             self._present = key
-            bucket.join()
-            if bucket.seats:
+            if len(bucket):
+                bucket.join()
                 with self.meter.timing(bucket.size, bucket.slots, bucket.taken):
                     last = bucket.step()
                 ended += self._ended(bucket, last)
@@ -116,7 +121,7 @@ class Engine:
         with self._lock:
             while self._arrived:
                 ticket = self._arrived.pop(0)
-                insort(self._bucket(ticket).waiting, ticket, key=_turn)
+                self._bucket(ticket).add(ticket)
         gone = [ticket for bucket in self._buckets.values() for ticket in self._canceled(bucket)]
         self._forget_precise()
         return gone
@@ -124,18 +129,15 @@ class Engine:
     def fail(self, error: Exception, tickets: Iterable[Ticket] = ()) -> None:
         """After `step` raised `error`: end with it the rows that were in the call that failed.
 
-        Those of `tickets` that got lost on their way end too. The size's tensors are given up, and
-        those who waited for it begin anew.
+        Those of `tickets` that got lost on their way end too. All others go on where they were.
         """
-        broken = None if self._present is None else self._buckets.pop(self._present, None)
+        broken = None if self._present is None else self._buckets[self._present]
         self._present = None
+        hurt = [] if broken is None else broken.leave(broken.concerned.__contains__)
         with self._lock:
-            if broken is not None:
-                unhurt = [t for t in broken.waiting if t is not broken.sitting_down]
-                self._arrived[:0] = unhurt
-            kept = {t for bucket in self._buckets.values() for t in bucket.tickets}
+            kept = {t for bucket in self._buckets.values() for t in bucket.line}
             kept.update(self._arrived)
-        for ticket in [*(broken.tickets if broken is not None else ()), *tickets]:
+        for ticket in [*hurt, *tickets]:
             if ticket not in kept and not ticket.done:
                 ticket.end(error)
 
@@ -161,7 +163,7 @@ class Engine:
 
     def _ended(self, bucket: Bucket, last: list[Seat]) -> list[Ticket]:
         """Hand out what is finished, show previews, and give a NaN its second chance."""
-        failed = [seat.ticket for seat in bucket.seats if not _show(bucket, seat)]
+        failed = [seat.ticket for seat in bucket.company if not _show(bucket, seat)]
         last = [seat for seat in last if not seat.ticket.done]
         ended = bucket.leave(lambda ticket: ticket in failed)
         for seat, is_bad in zip(last, bucket.release(last), strict=True):
@@ -181,7 +183,7 @@ class Engine:
         ticket.retried, ticket.step = True, 0
         self.meter.retry()
         try:
-            insort(self._bucket(ticket).waiting, ticket, key=_turn)
+            self._bucket(ticket).add(ticket)
         except (MemoryError, torch.OutOfMemoryError):  # no room for the copy: the NaN stands
             return False
         return True
@@ -257,10 +259,6 @@ def denoise(
             if callback is not None:
                 callback(news.step - 1, len(table), news.latents)
     return torch.stack(_results(call.tickets))
-
-
-def _turn(ticket: Ticket) -> int:
-    return ticket.turn
 
 
 def _sentence(states: TextStates, place: int) -> TextStates:

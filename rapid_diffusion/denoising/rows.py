@@ -88,7 +88,7 @@ class Ticket:
     """
 
     request: RowRequest
-    turn: int = 0  # those with lower numbers are seated first
+    due: int = 0  # by the engine's steps; those with lower numbers go first
     step: int = 0
     done: bool = False
     latents: Tensor | None = None

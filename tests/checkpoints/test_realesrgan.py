@@ -125,6 +125,14 @@ def test_pth_of_every_scale_draws_the_same(tmp_path, architecture, scale, key):
     assert torch.equal(upscaler.network(image), network(image))
 
 
+@pytest.mark.parametrize("blocks", [6, 23])
+@pytest.mark.parametrize("scale", [2, 4])
+def test_the_blocks_of_official_files_are_counted(tmp_path, scale, blocks):
+    config = UpscalerConfig("RRDBNet", scale, num_feat=4, num_block=blocks, num_grow_ch=2)
+    torch.save({"params_ema": network_of(config).state_dict()}, tmp_path / "model.pth")
+    assert import_realesrgan(tmp_path / "model.pth").config == config
+
+
 def test_averaged_weights_are_preferred(tmp_path):
     network = network_of(RRDB)
     other = {name: tensor + 1 for name, tensor in network.state_dict().items()}

@@ -66,6 +66,17 @@ def count_rows(calls, denoiser=follow_text):
     return counting
 
 
+def fail_once(fails):
+    """The same denoiser; each of `fails` is raised by one call."""
+
+    def failing(*inputs):
+        if fails:
+            raise fails.pop()
+        return follow_text(*inputs)
+
+    return failing
+
+
 def micro_requests(denoiser):
     """Every sampler, guided and not, with other steps."""
     generator = torch.Generator().manual_seed(1)
@@ -138,15 +149,6 @@ def test_a_late_row_joins_at_the_next_step_and_an_early_one_leaves():
     ended = [engine.step() for _ in range(3)]
     assert (first.step, second.step) == (3, 3)
     assert ended == [[], [first], [second]]
-
-
-def test_who_finds_no_row_waits_for_one_in_order():
-    engine = Engine(follow_text, rows=3)
-    tickets = [engine.submit(request(seed, steps=2, guidance=2.0)) for seed in range(3)]
-    engine.step()
-    assert [ticket.step for ticket in tickets] == [1, 0, 0]
-    engine.run()
-    assert all(torch.equal(t.latents, alone(t.request, 3)) and t.error is None for t in tickets)
 
 
 @pytest.mark.parametrize("denoiser", [follow_text])
@@ -255,14 +257,7 @@ def test_a_sampler_that_adds_noise_takes_it_from_the_rows_own_generator():
 
 
 def test_an_error_of_the_denoiser_leaves_rows_where_they_were():
-    fails = [True]
-
-    def once(*arguments):
-        if fails.pop() if fails else False:
-            raise RuntimeError("out of memory")
-        return follow_text(*arguments)
-
-    engine = Engine(once, rows=2)
+    engine = Engine(fail_once([RuntimeError("out of memory")]), rows=2)
     ticket = engine.submit(request(sampler="lcm"))
     with pytest.raises(RuntimeError, match="out of memory"):
         engine.step()

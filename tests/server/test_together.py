@@ -84,7 +84,7 @@ def child_of(device: RemoteDevice) -> Child:
 def test_a_process_draws_four_at_once_with_the_bits_of_each_alone(
     device: RemoteDevice, alone: list[bytes]
 ) -> None:
-    assert device.capabilities.concurrency == 5
+    assert device.capabilities.concurrency == 9
     assert device.capabilities.engine.endswith("rows 8")
     order = [3, 1, 0, 2, 1, 3, 2, 0]
     with ThreadPoolExecutor(5) as pool:
