@@ -132,7 +132,8 @@ class Distilling:
         """The stage, and the student that learns in it."""
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         encoder = self.model.text_encoder.to(device).requires_grad_(False)
-        denoiser = self.model.denoiser.to(device, memory_format=torch.channels_last)
+        denoiser = self.model.denoiser.to(device)
+        denoiser.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         blank = self.examples.tokenizer([""], [[]], encoder.entity_dimension)
         card = self.model.card
         own = SAMPLERS[card.scheduler]
