@@ -26,7 +26,7 @@ class Settings(BaseSettings):
 
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="port; 0 takes a free one")
-    model: str = Field("emoji-zh", description="name of a shipped model, or a model folder")
+    model: str = Field("emoji-zh-4", description="name of a shipped model, or a model folder")
     graph: Path | None = Field(
         None, description="knowledge graph to link to; None: the model's own"
     )

@@ -247,7 +247,7 @@ def test_serve_takes_options_over_the_environment(monkeypatch):
     monkeypatch.setenv("RAPID_DIFFUSION_PORT", "1234")
     monkeypatch.setenv("RAPID_DIFFUSION_HOST", "::1")
     assert cli.run(["serve", "--host", "127.0.0.1"]) == 0
-    assert (seen[0].host, seen[0].port, seen[0].model) == ("127.0.0.1", 1234, "emoji-zh")
+    assert (seen[0].host, seen[0].port, seen[0].model) == ("127.0.0.1", 1234, "emoji-zh-4")
 
 
 def test_serve_and_finetune_hand_their_arguments_on(monkeypatch, tmp_path, capsys):

@@ -49,6 +49,17 @@ def test_a_name_that_is_no_model_is_answered_with_those_there_are(tmp_path):
         find_model(tmp_path)
 
 
+def test_the_shipped_student_is_its_teacher_with_another_unet_for_four_steps():
+    student, teacher = (load_model(find_model(name)) for name in ("emoji-zh-4", "emoji-zh"))
+    assert (student.card.num_inference_steps, student.card.guidance_scale) == (4, 1.0)
+    assert student.card.teacher == f"emoji-zh {folder_digest(find_model('emoji-zh'))}"
+    pairs = zip(student.denoiser.named_parameters(), teacher.denoiser.parameters(), strict=True)
+    same = {name for (name, one), other in pairs if torch.equal(one, other)}
+    shared = {n for n, _ in student.denoiser.named_parameters() if ".attentions." in n}
+    drafts = {n for n, _ in student.denoiser.named_parameters() if n.startswith("draft.")}
+    assert drafts | shared <= same < {n for n, _ in student.denoiser.named_parameters()}
+
+
 def test_a_folder_that_is_no_model_does_not_hide_an_embedded_one(folder, tmp_path, monkeypatch):
     monkeypatch.setattr("rapid_diffusion.components.EMBEDDED", tmp_path)
     (tmp_path / "here" / "model").mkdir(parents=True)
