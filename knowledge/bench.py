@@ -102,16 +102,16 @@ def percentiles(times: Sequence[float]) -> dict[str, float]:
 
 
 def private_bytes() -> int:
-    """Memory of this process that it shares with no other, of /proc."""
+    """Memory that this process adds to the machine's, of /proc.
+
+    Pages of mapped files that nobody wrote to are the page cache's, there once for all processes.
+    """
     rows = Path("/proc/self/smaps_rollup").read_text("utf-8").splitlines()
-    return sum(int(row.split()[1]) * 1024 for row in rows if row.startswith("Private_"))
+    return sum(int(row.split()[1]) * 1024 for row in rows if row.startswith("Private_Dirty"))
 
 
 def further_process(graph: KnowledgeGraph) -> int:
-    """The bytes that a second process with this graph holds alone, modules left out.
-
-    What this process has read of the files counts as shared, so that `graph` has to be in use.
-    """
+    """The bytes that one more process with this graph adds, modules left out."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-c", _FURTHER, str(graph.path)]
     done = subprocess.run(
