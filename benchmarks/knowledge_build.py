@@ -1,8 +1,9 @@
 """Building from a large file: `python benchmarks/knowledge_build.py --rows N [N ...] [--out FILE]`.
 
 Made-up rows in OwnThink's form, in no order: five a subject or as many as `--each` says, one
-subject in eight with a sense in brackets, one row in ten an alias. Each build is a process of its own: CPU seconds of all
-of it, reading to complete files, and the peak of its resident memory (Linux).
+subject in eight with a sense in brackets, one row in ten an alias. Each build is a process of its
+own: CPU seconds of all of it, reading to complete files, and the peak of its resident memory
+(Linux).
 """
 
 import argparse
