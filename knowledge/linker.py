@@ -62,7 +62,8 @@ class Linker:
         spans, links = self._weighed(text, normal)
         kept = strongest(spans, max_entities)
         left = {span: "too_many" for span in spans if span not in kept}
-        free = [span for span, link in links.items() if not link and _is_apart(span, spans)]
+        taken = {place for span in spans for place in range(span.start, span.end)}
+        free = [s for s, link in links.items() if not link and taken.isdisjoint(range(*s[:2]))]
         left |= dict.fromkeys(best_spans(free), "below_threshold")
         found = [links[span] for span in kept]
         return Reading(
@@ -145,10 +146,6 @@ class Linker:
 
     def _normal_name(self, entity: int) -> str:
         return normal_text(self._names[entity])
-
-
-def _is_apart(span: Match, others: list[Match]) -> bool:
-    return all(span.end <= other.start or other.end <= span.start for other in others)
 
 
 def _start(entry: tuple[Match, str]) -> int:

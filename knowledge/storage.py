@@ -60,16 +60,16 @@ class ArrayWriter:
         np.lib.format.write_array_header_1_0(self._file, header)
 
 
-def map_array(path: Path) -> Array:
-    """Map one `.npy` file read-only. Raises DamagedVersionError if its header is no list."""
+def map_array(path: Path, least: int = 0) -> Array:
+    """Map one `.npy` file read-only. Raises DamagedVersionError if it holds no list of `least`."""
     try:
         # A plain view of the mapping: indexing a np.memmap itself is several times slower.
         array = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
     except _NPY_ERRORS as error:
         raise DamagedVersionError(path, f"not a readable .npy file ({error})") from error
-    if array.ndim != 1 or not array.dtype.isnative:
-        found = f"{array.ndim} dimensions of {array.dtype}"
-        raise DamagedVersionError(path, f"has {found}, wanted one, in this machine's byte order")
+    if array.ndim != 1 or len(array) < least or not array.dtype.isnative:
+        wanted = f"wanted ({least} or more,) in this machine's byte order"
+        raise DamagedVersionError(path, f"has {array.dtype} {array.shape}, {wanted}")
     return array
 
 
@@ -84,9 +84,9 @@ class StringTable:
     @classmethod
     def open(cls, data: Path, offsets: Path) -> "StringTable":
         """Map a table written by `string_files.StringsWriter`."""
-        positions = map_array(offsets)
+        positions = map_array(offsets, 1)
         size = data.stat().st_size
-        if positions.ndim != 1 or not len(positions) or int(positions[-1]) != size:
+        if int(positions[-1]) != size:
             raise DamagedVersionError(offsets, f"does not end at the {size} bytes of {data.name}")
         with data.open("rb") as file:  # an empty file cannot be mapped
             mapped = mmap(file.fileno(), 0, access=ACCESS_READ) if size else b""

@@ -47,7 +47,7 @@ class StoredFacts:
         values = StringTable.open(directory / "val.bin", directory / "val_off.npy")
         self._names, self._values = names, values
         # Single items of a memory view are read several times faster than those of an array.
-        self._pointers = map_array(directory / "tri_ptr.npy").data
+        self._pointers = map_array(directory / "tri_ptr.npy", 1).data
         self._relation_ids = map_array(directory / "tri_rel.npy").data
         self._objects = map_array(directory / "tri_obj.npy").data
         self._type = lru_cache(maxsize=_TYPES)(

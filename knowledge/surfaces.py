@@ -17,7 +17,7 @@ class Surfaces:
         self.longest = longest
         self._trie = _map_trie(directory / "names.marisa")
         # Single items of a memory view are read several times faster than those of an array.
-        self.pointers = map_array(directory / "surf_ptr.npy").data
+        self.pointers = map_array(directory / "surf_ptr.npy", 1).data
         self.entities = map_array(directory / "cand_id.npy").data
         self.priors: Array = map_array(directory / "cand_prior.npy")
         # (surface, number) of the surfaces that a text starts with. Bound, not wrapped: it is
