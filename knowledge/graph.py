@@ -111,12 +111,13 @@ class KnowledgeGraph:
         if given.size and given.dtype.kind not in "iu":
             raise InvalidInputError(f"ids have the type {given.dtype}; wanted whole numbers")
         wanted = given.astype(np.int64)
-        outside = (wanted < -1) | (wanted >= len(self))
-        if outside.any():
-            raise UnknownEntityError(int(wanted[outside][0]), self.version)
-        rows = np.zeros((*wanted.shape, self.dimension), np.float32)
-        if self._vectors is not None:
-            rows[wanted >= 0] = self._vectors[wanted[wanted >= 0]]
+        if wanted.min(initial=0) < -1 or wanted.max(initial=-1) >= len(self):
+            outside = wanted[(wanted < -1) | (wanted >= len(self))]
+            raise UnknownEntityError(int(outside[0]), self.version)
+        if self._vectors is None:
+            return np.zeros((*wanted.shape, self.dimension), np.float32)
+        rows = self._vectors.take(wanted, axis=0).astype(np.float32)
+        rows[wanted < 0] = 0.0
         return rows
 
     def link(self, text: str, max_entities: int = 10) -> list[Link]:
