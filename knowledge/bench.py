@@ -5,6 +5,7 @@ are in the page cache, as after `GraphStore.reload`; what a process pays for the
 page shows in the first round of texts.
 """
 
+import gc
 import os
 import random
 import subprocess
@@ -128,13 +129,15 @@ def swap(one: Path, other: Path, wanted: Sequence[str]) -> dict[str, float]:
     """50 swaps under a thread that links: its longest look-up, and the longest swap, wall time.
 
     Versions are checked by size only and not warmed: what is timed is the exchange. A look-up that
-    fails ends the measurement with its error.
+    fails ends the measurement with its error. Python's full collections, which stop every thread
+    for some 30 ms and have nothing to do with graphs, are spared what was there before.
     """
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(1) as pool:
         for version in (one, other):
             (Path(folder) / version.name).symlink_to(version.resolve())
         replace_text(Path(folder) / CURRENT, one.name)
         store, stop, longest = GraphStore(folder), threading.Event(), 0.0
+        gc.freeze()
         reader = pool.submit(_read, store, wanted, stop)
         try:
             for number in range(_SWAPS):
@@ -144,6 +147,7 @@ def swap(one: Path, other: Path, wanted: Sequence[str]) -> dict[str, float]:
                 longest = max(longest, time.perf_counter() - start)
         finally:
             stop.set()
+            gc.unfreeze()
         waits = reader.result()
     return {
         "swaps": _SWAPS,
