@@ -14,7 +14,7 @@ from server.errors import Problem, error_object, language_of, problem_of_error
 from server.openai_schemas import OpenAIRequest, generation_of
 from server.previews import PARTIAL_IMAGE, partial_event, preview_style
 from server.reading import Delivery, check_capabilities, read_request
-from server.routes.documents import json_body, problems
+from server.routes.documents import PlainRoute, json_body, problems
 from server.routes.generate import Watching, answer_in_time
 from server.schemas import GenerationRequest
 from server.service import Service, service_of
@@ -23,7 +23,7 @@ from server.worker import Preview
 
 _FIRST = asyncio.FIRST_COMPLETED
 
-router = APIRouter()
+router = APIRouter(route_class=PlainRoute)
 
 
 @router.post(
