@@ -33,6 +33,7 @@ CREATE TABLE IF NOT EXISTS jobs (
 CREATE UNIQUE INDEX IF NOT EXISTS by_key ON jobs (owner, idempotency_key)
   WHERE idempotency_key IS NOT NULL;
 CREATE INDEX IF NOT EXISTS by_status ON jobs (status, finished);
+CREATE INDEX IF NOT EXISTS by_bytes ON jobs (bytes, finished) WHERE bytes > 0;
 """
 _COLUMNS = (
     "sequence, id, owner, idempotency_key, request_sha256, request, seed, priority, status,"
@@ -191,7 +192,8 @@ class Journal:
     def bytes_held(self) -> int:
         """Bytes of all results, and of those that accepted jobs may still write."""
         with self._transaction() as database:
-            return int(database.execute("SELECT coalesce(sum(bytes), 0) FROM jobs").fetchone()[0])
+            query = "SELECT coalesce(sum(bytes), 0) FROM jobs WHERE bytes > 0"  # as the index says
+            return int(database.execute(query).fetchone()[0])
 
     def oldest_result(self) -> float | None:
         """When the oldest result that is still held was finished."""

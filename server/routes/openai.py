@@ -46,7 +46,9 @@ async def generations(request: Request) -> Response:
     drawing = asyncio.create_task(stream.draw())
     if not asked.stream:
         drawn, prompt = await drawing
-        return JSONResponse(_body(ours, drawn, prompt), headers={"Server-Timing": drawn.spent})
+        body, spent = _body(ours, drawn, prompt), {"Server-Timing": drawn.spent}
+        # In a thread: megabytes of base64 would hold up the event loop.
+        return await asyncio.to_thread(JSONResponse, body, headers=spent)
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     # A refusal that comes at once is answered with its own status; later, the stream tells it.
     await asyncio.wait({drawing}, timeout=0.05)
