@@ -16,20 +16,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from recall import Wanted, judged_prompts, recalls
 from torch import Tensor
 from tqdm import tqdm
 
 from rapid_diffusion import RapidDiffusionPipeline
 from rapid_diffusion.candidates import Candidates
-from rapid_diffusion.evaluation.evidence import by_digest
-from rapid_diffusion.evaluation.intervals import compared
-from rapid_diffusion.evaluation.report import Prompt, Recognition
-from rapid_diffusion.evaluation.retrieval import Query
+from rapid_diffusion.evaluation.report import Recognition
 from rapid_diffusion.evaluation.speed import machine
 from rapid_diffusion.files import write_bytes
 from rapid_diffusion.images.convert import pixels_to_unit
-
-RUNS = ("trained_pairs", "held_out_pairs")
 
 
 def main() -> None:
@@ -45,14 +42,7 @@ def main() -> None:
         parser.error(f"--candidates {options.candidates}; allowed: 2 to 16")
     pipeline = RapidDiffusionPipeline.from_pretrained(options.model)
     recognition = Recognition(options.data)
-    plan = recognition.plan(options.seeds)
-    wanted = [
-        (name, prompt, seed)
-        for name in RUNS
-        if name in plan
-        for prompt in by_digest(plan[name].prompts)[: options.prompts]
-        for seed in range(options.seeds)
-    ]
+    wanted = judged_prompts(recognition, options.seeds, options.prompts)
     report = {
         "command": " ".join(["python", *sys.argv]),
         "machine": machine(pipeline),
@@ -72,7 +62,7 @@ def main() -> None:
 def measure(
     pipeline: RapidDiffusionPipeline,
     recognition: Recognition,
-    wanted: list[tuple[str, Prompt, int]],
+    wanted: Wanted,
     count: int,
 ) -> dict[str, Any]:
     """R@1 and R@5 of the best (`model`) over the first (`against`), by run and together."""
@@ -80,27 +70,11 @@ def measure(
     best, choices = judged(pipeline, recognition, rows, f"best of {count}", count)
     again = [place for place, choice in enumerate(choices) if choice.chosen > 0]
     redrawn, _ = judged(pipeline, recognition, [rows[place] for place in again], "first", 1)
-    first = list(best)
-    for place, features in zip(again, redrawn, strict=True):
-        first[place] = features
-    found = {
-        "model": ranks(recognition, wanted, best),
-        "against": ranks(recognition, wanted, first),
-    }
-    names = [name for name, _, _ in wanted]
-    tables: dict[str, Any] = {}
-    for name in (*dict.fromkeys(names), "together"):
-        chosen = np.array([name in (run, "together") for run in names])
-        groups = [
-            prompt.concept for kept, (_, prompt, _) in zip(chosen, wanted, strict=True) if kept
-        ]
-        tables[name] = [
-            compared(f"R@{k}", found["model"][chosen] < k, found["against"][chosen] < k, groups)
-            for k in (1, 5)
-        ]
+    first = best.clone()
+    first[again] = redrawn
     return {
         "meaning": f"model: best of {count}; against: the first of them; difference: paired",
-        "recall": tables,
+        "recall": recalls(recognition, wanted, {"model": best, "against": first}),
         "mean_score_of_best": round(float(np.mean([max(c.scores) for c in choices])), 4),
         "mean_score_of_first": round(float(np.mean([c.scores[0] for c in choices])), 4),
         "share_chosen": [
@@ -115,25 +89,14 @@ def judged(
     rows: list[dict[str, Any]],
     name: str,
     count: int,
-) -> tuple[list[Tensor], list[Candidates]]:
-    """The judge's features of each finished picture, and what it was chosen from."""
-    features, choices = [], []
+) -> tuple[Tensor, list[Candidates]]:
+    """The judge's features (N, 1280) of finished pictures, and what each was chosen from."""
+    features, choices = [torch.empty(0, recognition.pooled.shape[1])], []
     results = pipeline.render(rows, num_candidates=count, output_type="numpy")
     for result in tqdm(results, desc=name, total=len(rows), unit="picture"):
-        features.append(recognition.judge.features(pixels_to_unit(result.images))[0])
+        features.append(recognition.judge.features(pixels_to_unit(result.images)))
         choices += result.candidates
-    return features, choices
-
-
-def ranks(
-    recognition: Recognition, wanted: list[tuple[str, Prompt, int]], features: list[Tensor]
-) -> np.ndarray:
-    """The place of each picture's own concept, from 0."""
-    queries = [
-        Query(feature, prompt.concept, prompt.style)
-        for feature, (_, prompt, _) in zip(features, wanted, strict=True)
-    ]
-    return np.array(recognition.ranks_of(queries))
+    return torch.cat(features), choices
 
 
 if __name__ == "__main__":

@@ -21,22 +21,19 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from recall import Wanted, judged_prompts, recalls
 from torch.nn import functional
 from tqdm import tqdm
 
 from rapid_diffusion import RapidDiffusionPipeline
-from rapid_diffusion.evaluation.evidence import by_digest
 from rapid_diffusion.evaluation.fid import Features, KernelDistance, resampled
-from rapid_diffusion.evaluation.intervals import compared, rounded
-from rapid_diffusion.evaluation.report import Prompt, Recognition
-from rapid_diffusion.evaluation.retrieval import Query
+from rapid_diffusion.evaluation.intervals import rounded
+from rapid_diffusion.evaluation.report import Recognition
 from rapid_diffusion.evaluation.speed import machine
 from rapid_diffusion.files import write_bytes
 from rapid_diffusion.images.convert import pixels_to_unit
 
-RUNS = ("trained_pairs", "held_out_pairs")
 ROUNDS = 200
-Wanted = list[tuple[str, Prompt, int]]
 
 
 def main() -> None:
@@ -54,21 +51,17 @@ def main() -> None:
         "against": RapidDiffusionPipeline.from_pretrained(options.teacher),
     }
     recognition = Recognition(options.data)
-    plan = recognition.plan(options.seeds)
-    wanted = [
-        (name, prompt, seed)
-        for name in RUNS
-        if name in plan
-        for prompt in by_digest(plan[name].prompts)[: options.prompts]
-        for seed in range(options.seeds)
-    ]
+    wanted = judged_prompts(recognition, options.seeds, options.prompts)
     pooled = {name: drawn(pipe, recognition, wanted) for name, pipe in models.items()}
+    units = {
+        name: functional.normalize(torch.from_numpy(rows), dim=-1) for name, rows in pooled.items()
+    }
     report = {
         "command": " ".join(["python", *sys.argv]),
         "machine": machine(models["model"]),
         "models": {name: facts(pipe) for name, pipe in models.items()},
         "meaning": "model: the student; against: its teacher; difference: paired",
-        "recall": recalls(recognition, wanted, pooled),
+        "recall": recalls(recognition, wanted, units),
         "kid": distances(recognition, wanted, pooled),
         "seconds_a_picture": seconds(models, wanted[0][1].text, options.rounds),
     }
@@ -94,34 +87,6 @@ def drawn(
         for result in tqdm(results, desc=pipe.name, total=len(rows), unit="picture")
     ]
     return torch.cat(seen).numpy()
-
-
-def recalls(
-    recognition: Recognition, wanted: Wanted, pooled: dict[str, NDArray[np.float32]]
-) -> dict[str, Any]:
-    """R@1 and R@5 by run and together, and the share of the teacher's R@1 that is kept."""
-    ranks = {}
-    for name, features in pooled.items():
-        units = functional.normalize(torch.from_numpy(features), dim=-1)
-        queries = [
-            Query(unit, prompt.concept, prompt.style)
-            for unit, (_, prompt, _) in zip(units, wanted, strict=True)
-        ]
-        ranks[name] = np.array(recognition.ranks_of(queries))
-    names = [name for name, _, _ in wanted]
-    tables: dict[str, Any] = {}
-    for name in (*dict.fromkeys(names), "together"):
-        chosen = np.array([name in (run, "together") for run in names])
-        groups = [
-            prompt.concept for kept, (_, prompt, _) in zip(chosen, wanted, strict=True) if kept
-        ]
-        tables[name] = [
-            compared(f"R@{k}", ranks["model"][chosen] < k, ranks["against"][chosen] < k, groups)
-            for k in (1, 5)
-        ]
-        first = tables[name][0]
-        first["kept"] = rounded(first["model"] / max(first["against"], 1e-9))
-    return tables
 
 
 def distances(

@@ -112,7 +112,7 @@ class Engine:
                     last = bucket.step()
                 ended += self._ended(bucket, last)
         self._present = None
-        self._forget_precise()
+        self._forget_empty()
         return ended
 
     @torch.inference_mode()
@@ -123,7 +123,7 @@ class Engine:
                 ticket = self._arrived.pop(0)
                 self._bucket(ticket).add(ticket)
         gone = [ticket for bucket in self._buckets.values() for ticket in self._canceled(bucket)]
-        self._forget_precise()
+        self._forget_empty()
         return gone
 
     def fail(self, error: Exception, tickets: Iterable[Ticket] = ()) -> None:
@@ -131,7 +131,7 @@ class Engine:
 
         Those of `tickets` that got lost on their way end too. All others go on where they were.
         """
-        broken = None if self._present is None else self._buckets[self._present]
+        broken = None if self._present is None else self._buckets.get(self._present)
         self._present = None
         hurt = [] if broken is None else broken.leave(broken.concerned.__contains__)
         with self._lock:
@@ -202,12 +202,14 @@ class Engine:
             self._precise = plain_copy(self.denoiser).float()
         return self._precise
 
-    def _forget_precise(self) -> None:
-        """Let the copy go as soon as no row needs it: the weights may change after that."""
-        precise = [bucket for key, bucket in self._buckets.items() if key[1]]
-        if self._precise is not None and not any(map(len, precise)):
+    def _forget_empty(self) -> None:
+        """Let go of what nobody needs: a bucket's tensors, and the copy in float32.
+
+        The weights may change after that.
+        """
+        self._buckets = {key: bucket for key, bucket in self._buckets.items() if len(bucket)}
+        if not any(precise for _, precise in self._buckets):
             self._precise = None
-            self._buckets = {key: bucket for key, bucket in self._buckets.items() if not key[1]}
 
 
 def _show(bucket: Bucket, seat: Seat) -> bool:

@@ -6,6 +6,7 @@ Follows the PNG specification, third edition (https://www.w3.org/TR/png-3/): chu
 
 import struct
 from collections.abc import Mapping
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -77,39 +78,40 @@ def _filtered(pixels: Pixels) -> Pixels:
     """Rows (H, 1 + 3W), each led by its filter's number: differences instead of values."""
     height, width, _ = pixels.shape
     values = np.ascontiguousarray(pixels).reshape(height, 3 * width)
+    beside = _smoother_beside(values)
     rows = np.empty((height, 1 + 3 * width), np.uint8)
-    rows[:, 0] = _UP
-    body = rows[:, 1:]
-    body[0] = values[0]
-    np.subtract(values[1:], values[:-1], out=body[1:])
-    chosen = _smoother_beside(values)
-    if len(chosen):
-        others = values[chosen]
-        others[:, _RGB_BYTES:] -= values[chosen, :-_RGB_BYTES]
-        rows[chosen, 0] = _SUB
-        body[chosen] = others
+    rows[:, 0] = np.where(beside, _SUB, _UP)
+    turns = np.flatnonzero(beside[1:] != beside[:-1]) + 1
+    for first, end in pairwise([0, *turns.tolist(), height]):
+        run, body = values[first:end], rows[first:end, 1:]
+        if beside[first]:
+            body[:, :_RGB_BYTES] = run[:, :_RGB_BYTES]
+            np.subtract(run[:, _RGB_BYTES:], run[:, :-_RGB_BYTES], out=body[:, _RGB_BYTES:])
+        else:
+            np.subtract(run, values[first - 1 : end - 1], out=body)
     return rows
 
 
-def _smoother_beside(values: Pixels) -> npt.NDArray[np.intp]:
-    """The rows of (H, 3W) whose differences to the left are clearly smaller than those above.
+def _smoother_beside(values: Pixels) -> npt.NDArray[np.bool_]:
+    """Which rows of (H, 3W) have differences to the left clearly smaller than those above.
 
     Clearly: equal filters in a run compress better than the best one of each row. Of a large
-    picture one row stands for a few.
+    picture one row stands for a few. The first row, with none above, always does.
     """
     height, width = values.shape
-    together = min(_MOST_TOGETHER, 1 + values.size // _LOOKED_AT)
-    here = values[1::together]
-    if width == _RGB_BYTES or not len(here):
-        return np.empty(0, np.intp)
-    above = values[::together][: len(here)]
-    beside = _sizes(here[:, _RGB_BYTES:] - here[:, :-_RGB_BYTES])
-    smoother = np.repeat(beside < _CLEARLY * _sizes(here - above), together)
-    chosen: npt.NDArray[np.intp] = np.flatnonzero(smoother) + (together == 1)
-    return chosen[chosen < height]
+    beside = np.ones(height, np.bool_)
+    if width > _RGB_BYTES:
+        together = min(_MOST_TOGETHER, 1 + values.size // _LOOKED_AT)
+        here = values[1::together]
+        above = values[:-1:together]
+        left = _sizes(here[:, _RGB_BYTES:] - here[:, :-_RGB_BYTES])
+        smoother = left < _CLEARLY * _sizes(here - above)
+        beside[1:] = np.repeat(smoother, together)[: height - 1]
+    return beside
 
 
-def _sizes(differences: Pixels) -> npt.NDArray[np.float32]:
-    """The sum of each row. Differences wrap around 256: 255 stands for -1."""
-    sizes = np.abs(differences.view(np.int8)).view(np.uint8).astype(np.float32)
-    return sizes @ np.ones(sizes.shape[1], np.float32)
+def _sizes(differences: Pixels) -> npt.NDArray[np.uint32]:
+    """The sum of each row, which is overwritten. Differences wrap around 256: 255 stands for -1."""
+    signed = differences.view(np.int8)
+    sums: npt.NDArray[np.uint32] = np.abs(signed, out=signed).view(np.uint8).sum(1, dtype=np.uint32)
+    return sums

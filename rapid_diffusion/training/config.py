@@ -21,8 +21,9 @@ class DataConfig:
     """Where the pictures, sentences and graph lie, and how sentences are varied.
 
     With `shards` (a pattern of tar files, below `folder` or absolute) the rows come from there, at
-    `size` and `large_size` pixels, with the characters of the text file `vocabulary`. The UNet may
-    begin with the weights of a model, `denoiser_from`, the upscaler with Real-ESRGAN's.
+    `size` and `large_size` pixels, with the characters of the text file `vocabulary`. Stages may
+    begin with the weights of a model: both towers with those of `text_from`, draft and UNet with
+    those of `denoiser_from`; the upscaler with Real-ESRGAN's.
     """
 
     folder: str
@@ -33,6 +34,7 @@ class DataConfig:
     link_dropout: float = 0.3
     surface_dropout: float = 0.15
     upscaler_from: str = ""
+    text_from: str = ""
     denoiser_from: str = ""
     shards: str = ""
     vocabulary: str = ""

@@ -18,7 +18,7 @@ from rapid_diffusion.components import components_of, find_model
 from rapid_diffusion.config import TextConfig
 from rapid_diffusion.denoising.denoiser import Denoiser, build_denoiser, load_denoiser
 from rapid_diffusion.errors import InvalidRequestError
-from rapid_diffusion.model_folder import Model, ModelCard, save_model
+from rapid_diffusion.model_folder import Model, ModelCard, load_model, save_model
 from rapid_diffusion.super_resolution.networks import build_network
 from rapid_diffusion.super_resolution.upscaler import Upscaler
 from rapid_diffusion.text.clip import ContrastivePair
@@ -139,6 +139,9 @@ class Training:
         """The contrastive pair; its text tower is the encoder of the model."""
         torch.manual_seed(self.loop("text").seed)
         pair = ContrastivePair(build_text_encoder(self.text_config), self.config.image_tower)
+        start = self.config.data.text_from
+        if start and not trained:
+            load_strict(pair, self._known_pair(start).state_dict(), start)
         pair.image.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return self._ready(pair, "text" if trained else None)
 
@@ -150,19 +153,36 @@ class Training:
         return autoencoder
 
     def denoiser(self, *, trained: bool = True) -> Denoiser:
-        """The UNet, begun with the weights of `denoiser_from` where that is given."""
-        torch.manual_seed(self.loop("diffusion").seed)
-        denoiser = build_denoiser(self.config.denoiser)
-        start = self.config.data.denoiser_from
-        if start and not trained:
-            parts = components_of(find_model(start))
-            known = load_denoiser(parts["unet"], below=parts.unet_below).network
-            load_strict(denoiser.network, known.state_dict(), start)
+        """The UNet; its draft is the one that was trained before."""
+        denoiser = self._begun_denoiser() if not trained else build_denoiser(self.config.denoiser)
         if denoiser.draft is not None and not trained:
             self._ready(denoiser.draft, "draft")
         self._ready(denoiser, "diffusion" if trained else None)
         denoiser.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return denoiser
+
+    def _begun_denoiser(self) -> Denoiser:
+        """UNet and draft, with the weights of `denoiser_from` where that is given."""
+        torch.manual_seed(self.loop("diffusion").seed)
+        denoiser = build_denoiser(self.config.denoiser)
+        start = self.config.data.denoiser_from
+        if start:
+            parts = components_of(find_model(start))
+            known = load_denoiser(parts["unet"], below=parts.unet_below)
+            load_strict(denoiser, known.state_dict(), start)
+        return denoiser
+
+    def _known_pair(self, start: str) -> ContrastivePair:
+        """The contrastive pair of a model whose pieces are those of the data set."""
+        known = load_model(find_model(start), knowledge=False)
+        if known.pair is None:
+            raise InvalidRequestError("data.text_from", f"{start!r} has no image tower")
+        its, ours = known.tokenizer.tokenizer, self.examples.tokenizer.tokenizer
+        if its.get_vocab() != ours.get_vocab():
+            raise InvalidRequestError(
+                "data.text_from", f"{start!r} has another vocabulary than the data set"
+            )
+        return known.pair
 
     def upscaler_network(self, *, trained: bool = True) -> nn.Module:
         """The super-resolution network, fine-tuned from `upscaler_from` where that is given."""
@@ -195,7 +215,7 @@ class Training:
         if name == "text":
             return text_stage(self.pair(trained=False), self.examples, loop)
         if name == "draft":
-            draft = build_denoiser(self.config.denoiser).draft
+            draft = self._begun_denoiser().draft
             assert draft is not None
             draft.to(self.device)
             return draft_stage(draft, self.pair().text, self.autoencoder(), self.examples, loop)

@@ -138,7 +138,8 @@ def draft_stage(
 ) -> Stage:
     """Regression: from a sentence to the mean latents of the pictures it describes."""
     latents = open_latents(autoencoder, examples)
-    draft.start_from(latents.mean())
+    if not draft.output.weight.any():  # new, not begun with a model's weights
+        draft.start_from(latents.mean())
     encoder.requires_grad_(False).eval()
     device = encoder.injection.gate.device
 

@@ -15,10 +15,11 @@ def test_a_configuration_is_read_with_its_defaults(write_config):
     assert config.text.vocabulary == 0  # read off the captions later
 
 
-def test_the_shipped_recipe_is_a_configuration():
+@pytest.mark.parametrize("name", ["config.toml", "gpu.toml"])
+def test_a_shipped_recipe_is_a_configuration(name):
     from pathlib import Path
 
-    recipe = Path(__file__).parents[2] / "recipes" / "emoji_zh" / "config.toml"
+    recipe = Path(__file__).parents[2] / "recipes" / "emoji_zh" / name
     assert read_training_config(recipe).model.name == "emoji-zh"
 
 

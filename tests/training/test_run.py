@@ -56,16 +56,30 @@ def test_the_draft_stays_what_it_was_while_the_unet_learns(write_config, tmp_pat
     assert all(torch.equal(value, denoiser[f"draft.{name}"]) for name, value in draft.items())
 
 
-def test_a_unet_begins_with_the_weights_of_the_model_that_is_named(write_config, tmp_path):
+def test_stages_begin_with_the_weights_of_the_model_that_is_named(write_config, tmp_path):
     run(write_config(1))
     known = tmp_path / "run" / "model"
-    path = write_config(1, "next")
-    path.write_text(path.read_text().replace("[data]", f'[data]\ndenoiser_from = "{known}"'))
-    for stage in ("text", "autoencoder", "draft"):
-        run(path, stage)
-    begun = Training(read_training_config(path)).denoiser(trained=False).network.state_dict()
-    was = RapidDiffusionPipeline.from_pretrained(known).model.denoiser.network.state_dict()
-    assert all(torch.equal(value.float(), begun[name]) for name, value in was.items())
+    path = write_config(0, "next")
+    begun = f'[data]\ntext_from = "{known}"\ndenoiser_from = "{known}"'
+    path.write_text(path.read_text().replace("[data]", begun))
+    run(path)
+    one, two = (
+        RapidDiffusionPipeline.from_pretrained(tmp_path / name / "model").model
+        for name in ("run", "next")
+    )
+    for before, after in ((one.pair, two.pair), (one.denoiser, two.denoiser)):
+        weights = after.state_dict()
+        known_weights = before.state_dict().items()
+        assert [
+            name for name, value in known_weights if not torch.equal(value, weights[name])
+        ] == []
+
+
+def test_a_text_tower_does_not_begin_with_one_of_other_words(write_config):
+    path = write_config(1)
+    path.write_text(path.read_text().replace("[data]", '[data]\ntext_from = "emoji-zh"'))
+    with pytest.raises(InvalidRequestError, match="another vocabulary"):
+        run(path, "text")
 
 
 def test_without_a_draft_its_stage_has_nothing_to_do(write_config, tmp_path):

@@ -1,0 +1,61 @@
+"""How often a judge recognises pictures of one model, beside those of another: R@1 and R@5."""
+
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from rapid_diffusion.evaluation.evidence import by_digest
+from rapid_diffusion.evaluation.intervals import compared, rounded
+from rapid_diffusion.evaluation.report import Prompt, Recognition
+from rapid_diffusion.evaluation.retrieval import Query
+
+RUNS = ("trained_pairs", "held_out_pairs")
+#: (run, prompt, seed) of each picture.
+Wanted = list[tuple[str, Prompt, int]]
+
+
+def judged_prompts(recognition: Recognition, seeds: int, prompts: int) -> Wanted:
+    """At most `prompts` of each run, always the same ones, each with `seeds` seeds."""
+    plan = recognition.plan(seeds)
+    return [
+        (name, prompt, seed)
+        for name in RUNS
+        if name in plan
+        for prompt in by_digest(plan[name].prompts)[:prompts]
+        for seed in range(seeds)
+    ]
+
+
+def recalls(
+    recognition: Recognition, wanted: Wanted, features: dict[str, Tensor]
+) -> dict[str, Any]:
+    """Recalls of `model` and `against`, (N, 1280) of unit length, by run and together.
+
+    The differences are paired, their intervals resample concepts; `kept` is the share that `model`
+    keeps of the other's R@1.
+    """
+    ranks = {name: ranks_of(recognition, wanted, rows) for name, rows in features.items()}
+    runs = [run for run, _, _ in wanted]
+    tables: dict[str, Any] = {}
+    for name in (*dict.fromkeys(runs), "together"):
+        chosen = np.array([name in (run, "together") for run in runs])
+        groups = [
+            prompt.concept for kept, (_, prompt, _) in zip(chosen, wanted, strict=True) if kept
+        ]
+        tables[name] = [
+            compared(f"R@{k}", ranks["model"][chosen] < k, ranks["against"][chosen] < k, groups)
+            for k in (1, 5)
+        ]
+        first = tables[name][0]
+        first["kept"] = rounded(first["model"] / max(first["against"], 1e-9))
+    return tables
+
+
+def ranks_of(recognition: Recognition, wanted: Wanted, features: Tensor) -> np.ndarray:
+    """The place of each picture's own concept, from 0."""
+    queries = [
+        Query(row, prompt.concept, prompt.style)
+        for row, (_, prompt, _) in zip(features, wanted, strict=True)
+    ]
+    return np.array(recognition.ranks_of(queries))
