@@ -10,12 +10,13 @@ CHECKED := rapid_diffusion server knowledge tests benchmarks recipes examples
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test soak bench-gpu clean distclean
+.PHONY: help install demo test soak audit bench-gpu clean distclean
 
 help:
 	@echo "make demo       install into $(ENV), draw pictures from Chinese prompts into out/"
 	@echo "make test       install into $(ENV), run ruff, mypy and pytest"
 	@echo "make soak       the long forms of the service's tests: an hour of everything at once, and more"
+	@echo "make audit      look for known vulnerabilities (asks an advisory service) and risky code"
 	@echo "make bench-gpu  measure on a CUDA device (10 minutes), write docs/results/gpu-*.json"
 	@echo "make install    install into $(ENV) only"
 	@echo "make clean      remove out/, build products and caches; keep $(ENV)"
@@ -50,6 +51,15 @@ soak: $(READY)
 	  "overload" "overhead" "deaths" "shutdowns" "kills --kills 200 --jobs 100"; do \
 	  $(PY) benchmarks/service.py $$form --keep 2>>out/soak.log || status=1; done; exit $$status
 
+# In an environment of their own, so that they bring nothing into ours. docs/results/faults.md explains what is
+# passed over: findings of low severity, and `nosec` where it stands.
+AUDIT := .audit
+audit:
+	@test -x $(AUDIT)/bin/pip-audit || { $(PYTHON) -m venv $(AUDIT) && \
+	  $(AUDIT)/bin/pip install --quiet 'bandit>=1.9' 'pip-audit>=2.9'; }
+	$(AUDIT)/bin/bandit --quiet --severity-level medium --recursive server rapid_diffusion knowledge
+	$(AUDIT)/bin/pip-audit --strict --no-deps --disable-pip --requirement constraints.txt
+
 # Ten minutes in all, compiling included; each file is written as soon as its figures are there, and all are
 # tried before one fails. First attention's parity and the same bits; the last takes code that speed.py compiled.
 SPEED_GPU := benchmarks/speed.py --device cuda --out docs/results/gpu-speed.json
@@ -71,4 +81,4 @@ clean:
 	find $(wildcard $(CHECKED)) -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean
-	rm -rf $(ENV)
+	rm -rf $(ENV) $(AUDIT)

@@ -24,15 +24,12 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGKILL)
 PATIENCE = 300.0  # seconds; nothing that is right takes so long, on a busy machine either
 
 
-def wait_for(url: str, status: int) -> float:
+def wait_for(server: MicroServer, status: int) -> float:
     """Seconds until `/readyz` answers that."""
     began = time.monotonic()
     while time.monotonic() < began + PATIENCE:
-        try:
-            if httpx.get(f"{url}/readyz", timeout=60).status_code == status:
-                return time.monotonic() - began
-        except httpx.HTTPError:
-            pass
+        if server.status("/readyz") == status:
+            return time.monotonic() - began
         time.sleep(0.01)
     raise TimeoutError(f"/readyz did not become {status}")
 
@@ -56,10 +53,10 @@ def deaths(folder: Path, times: int) -> dict[str, Any]:
     try:
         for number in range(2 * times):
             name = ("SIGKILL", "SIGSTOP")[number % 2]
-            wait_for(server.url, 200)
+            wait_for(server, 200)
             worker_of(server).send_signal(getattr(signal, name))
-            told[name].append(round(wait_for(server.url, 503), 2))
-            back[name].append(round(wait_for(server.url, 200), 2))
+            told[name].append(round(wait_for(server, 503), 2))
+            back[name].append(round(wait_for(server, 200), 2))
     finally:
         server.process.terminate()
         server.process.join()
@@ -118,7 +115,7 @@ def run_cell(model: Path, folder: Path, cell: Cell, number: signal.Signals) -> C
         os.kill(pid, number)
     asked.join()
     if cell.target == "worker":
-        wait_for(server.url, 200)
+        wait_for(server, 200)
         cell.jobs = _statuses(server.url, names)
         server.process.terminate()
     server.process.join()

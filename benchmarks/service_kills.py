@@ -30,6 +30,8 @@ class Survival:
     interrupted: int = 0
     lost: int = 0
     different: int = 0
+    most_attempts: int = 0
+    ends: dict[str, int] = field(default_factory=dict)  # how jobs ended, by status or error
     seen: dict[str, list[str]] = field(default_factory=dict)
 
 
@@ -118,7 +120,7 @@ def _compare(port: int, pipeline: RapidDiffusionPipeline, report: Survival) -> N
             job: dict[str, Any] = {"status": "queued"}
             while job["status"] in ("queued", "running"):
                 job = client.get(f"/v1/jobs/{name}", params={"wait": 30}).json()
-            report.interrupted += job.get("attempts", 0) > 1
+            _count(job, report)
             if job["status"] != "succeeded":
                 report.lost += 1
                 continue
@@ -126,3 +128,12 @@ def _compare(port: int, pipeline: RapidDiffusionPipeline, report: Survival) -> N
             wanted = pixel_sha256(draw_label(drawn.images[0]))
             got = {*seen, job["result"]["data"][0]["pixel_sha256"]}
             report.different += got != {wanted}
+
+
+def _count(job: dict[str, Any], report: Survival) -> None:
+    """How it ended, and how often it was begun; a job that nobody knows is a problem's answer."""
+    attempts = job.get("attempts", 0)
+    report.interrupted += attempts > 1
+    report.most_attempts = max(report.most_attempts, attempts)
+    end = str((job.get("error") or {}).get("code", job["status"]))
+    report.ends[end] = report.ends.get(end, 0) + 1

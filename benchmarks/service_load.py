@@ -4,6 +4,7 @@ All figures are of the micro model on this machine's processor; the clients run 
 """
 
 import asyncio
+import contextlib
 import http.client
 import json
 import statistics
@@ -187,5 +188,8 @@ def overhead(folder: Path, requests: int) -> dict[str, Any]:
 
 def tree_bytes(process: psutil.Process) -> int:
     """The memory of a server and its worker that is theirs alone (USS)."""
-    processes = [process, *process.children(recursive=True)]
-    return sum(one.memory_full_info().uss for one in processes)
+    held = 0
+    for one in [process, *process.children(recursive=True)]:
+        with contextlib.suppress(psutil.NoSuchProcess):  # a worker may be lost meanwhile
+            held += one.memory_full_info().uss
+    return held

@@ -1,11 +1,13 @@
 """An hour of everything at once: `python benchmarks/service.py soak --minutes 60` (`make soak`).
 
-Clients draw, send nonsense, leave, make jobs, cancel them and read them back. A picture whose
-pixels are not those of the first time with its seed is wrong, and so is a status that is not meant.
+Clients draw, send nonsense, leave, make jobs, cancel them and read them back, and an operator has
+the graph exchanged each minute (SIGHUP). A picture whose pixels are not those of the first time
+with its seed is wrong, and so is a status that is not meant.
 """
 
 import asyncio
 import random
+import signal
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -21,6 +23,7 @@ from service_load import connected, tree_bytes
 
 CLIENTS = 8
 SAMPLE_SECONDS = 10.0
+SAMPLES_A_RELOAD = 6
 BODIES: list[dict[str, Any]] = [
     {"prompt": prompt, "seed": seed, "num_inference_steps": steps} | more
     for prompt in ("老虎", "卡通猫", "扁平风格的红苹果")
@@ -119,9 +122,11 @@ class Soak:
             self.wrong.append(f"other pixels for {body}")
 
     async def sample(self, server: psutil.Process) -> None:
-        """Note the memory until the end."""
+        """Note the memory until the end, and exchange the graph now and then."""
         while time.monotonic() < self.end:
             self.memory.append((time.monotonic(), tree_bytes(server)))
+            if len(self.memory) % SAMPLES_A_RELOAD == 0:
+                server.send_signal(signal.SIGHUP)
             await asyncio.sleep(SAMPLE_SECONDS)
 
 
@@ -153,6 +158,7 @@ def facts(found: Soak) -> dict[str, Any]:
     return {
         "minutes": round((found.end - began) / 60, 1),
         "requests": found.requests,
+        "reloads": len(found.memory) // SAMPLES_A_RELOAD,
         "statuses": dict(found.statuses),
         "wrong": len(found.wrong),
         "what_was_wrong": found.wrong[:5],

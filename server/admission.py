@@ -1,6 +1,6 @@
 """How long a request will take, learned from those before it: admission counts seconds, not heads.
 
-A picture costs its steps (twice with guidance) and, apart from them, text, decoding and enlarging.
+A drawing costs its steps (twice with guidance) and, apart from them, text, decoding and enlarging.
 Requests that are drawn together take longer than alone, and less than one after the other: so the
 estimator learns how long they take as it is, and how many there are meanwhile.
 """
@@ -93,7 +93,9 @@ class Estimator:
 
     @staticmethod
     def _rows(arguments: Mapping[str, Any]) -> int:
-        return int(arguments.get("num_images_per_prompt", 1))
+        """Drawings: candidates are drawn too, though only the best is answered."""
+        pictures = arguments.get("num_images_per_prompt", 1)
+        return int(pictures * arguments.get("num_candidates", 1))
 
 
 def _moved(mean: float | None, value: float) -> float:

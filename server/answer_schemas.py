@@ -48,6 +48,15 @@ class ProblemAnswer(BaseModel):
     retry_after_ms: int = Field(default=0, ge=0)
 
 
+class ChoiceAnswer(BaseModel):
+    """The drawings that a picture was chosen from, in order: their seeds and scores."""
+
+    count: int = Field(ge=2)
+    chosen: int = Field(ge=0)
+    seeds: list[int]
+    scores: list[float]
+
+
 class ImageAnswer(BaseModel):
     """One picture: its file in base64, or its address where one was asked for, and in a job."""
 
@@ -59,6 +68,7 @@ class ImageAnswer(BaseModel):
     b64_json: str = ""
     url: str = ""
     expires_at: int = Field(default=0, ge=0, description="seconds since 1970")
+    candidates: ChoiceAnswer | None = None
 
 
 class ModelFacts(BaseModel):
@@ -107,6 +117,7 @@ class GenerationAnswer(BaseModel):
     data: list[ImageAnswer] = Field(min_length=1, max_length=8)
     parameters: dict[str, Any]
     truncated: dict[str, Any] | None
+    unknown: list[str]
     entities: list[EntityAnswer]
     unlinked: list[UnlinkedAnswer]
     knowledge: dict[str, str | None]
@@ -129,8 +140,15 @@ class OpenAIAnswer(GenerationAnswer):
     output_format: Literal["png", "jpeg", "webp"]
 
 
+class ProgressAnswer(BaseModel):
+    """How many steps of a job are done."""
+
+    step: int = Field(ge=0)
+    steps: int = Field(ge=1)
+
+
 class JobAnswer(BaseModel):
-    """One job; times are seconds since 1970."""
+    """One job; times are seconds since 1970. The last two stand in one that is not over."""
 
     id: str = Field(pattern=r"^job_[0-9a-f]{32}$")
     object: Literal["job"]
@@ -145,6 +163,8 @@ class JobAnswer(BaseModel):
     queue_position: int | None
     error: ErrorObject | None
     result: GenerationAnswer | None
+    estimated_start_ms: int = Field(default=0, ge=0)
+    progress: ProgressAnswer | None = None
 
 
 class JobListAnswer(BaseModel):

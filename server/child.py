@@ -18,6 +18,7 @@ from server.device_main import Beat
 from server.wire import unpack_error
 
 Loss = Literal["died", "silent", "hang", "unloadable"]
+_OWN_PAUSE = 1.0  # seconds; who watches looks ten times a second
 
 logger = logging.getLogger(__name__)
 
@@ -41,10 +42,11 @@ class Pulse:
     moved: float = field(default_factory=time.monotonic)
     beat: Beat = field(default_factory=dict)
     at_end: dict[tuple[int, int], float] = field(default_factory=dict)  # since when, by order
+    looked: float = field(default_factory=time.monotonic)  # when this was last asked or told
 
     def hear(self, beat: Beat) -> None:
         """Note a beat; anything that gets on, or no work at all, is a move."""
-        self.seen = time.monotonic()
+        self.seen = self.looked = time.monotonic()
         if beat != self.beat or not beat:
             self.beat, self.moved = beat, self.seen
         ending = [(number, moves) for number, (moves, at_end) in beat.items() if at_end]
@@ -56,10 +58,18 @@ class Pulse:
         A request may wait long for others' rows, but not once its own steps are done.
         """
         now = time.monotonic()
+        self._forgive(now)
         if now - self.seen > patience.silence:
             return "silent"
         oldest = min([self.moved, *self.at_end.values()])
         return "hang" if now - oldest > patience.hang else None
+
+    def _forgive(self, now: float) -> None:
+        """Time in which nobody looked is nobody's fault: the whole machine may have stood still."""
+        away, self.looked = now - self.looked, now
+        if away > _OWN_PAUSE:
+            self.seen, self.moved = self.seen + away, self.moved + away
+            self.at_end = {order: since + away for order, since in self.at_end.items()}
 
 
 @dataclass(eq=False)

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Any
 
-from server.journal import JobRecord
 from server.live import LiveJob
 from server.metrics import Metrics
 from server.shares import Shares
@@ -43,16 +42,17 @@ class JobQueue:
         self.remove(live)
         return live
 
-    def position(self, record: JobRecord) -> int | None:
-        """How many jobs are before it; None where it does not wait."""
-        order = sorted(self._waiting, key=self._turn)
-        places = {live.record.id: place for place, live in enumerate(order)}
-        return places.get(record.id)
+    def places(self) -> dict[str, tuple[int, float]]:
+        """For each job that waits, by id: how many are before it, and for how many seconds."""
+        found, seconds = {}, self._worker.work_seconds
+        for place, live in enumerate(sorted(self._waiting, key=self._turn)):
+            found[live.record.id] = (place, seconds)
+            seconds += self.seconds(live.record.request)
+        return found
 
-    def seconds_before(self, position: int) -> float:
-        """Predicted seconds until the job at this place begins."""
-        order = sorted(self._waiting, key=self._turn)[:position]
-        waiting = sum(self.seconds(live.record.request) for live in order)
+    def work_seconds(self) -> float:
+        """Predicted seconds until the device has nothing left to do."""
+        waiting = sum(self.seconds(live.record.request) for live in self._waiting)
         return self._worker.work_seconds + waiting
 
     def seconds(self, request: dict[str, Any]) -> float:

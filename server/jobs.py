@@ -32,7 +32,9 @@ from server.worker import Worker
 
 _RETRY_SECONDS = 0.25  # how long to leave a worker alone that takes nothing
 _SWEEP_SECONDS = 60.0
-_MOST_ATTEMPTS = 50  # a job that was interrupted so often is what ends the server
+# A job that was interrupted so often is what ends the server. Killed by others, on a machine that
+# finishes nothing between two kills, a server interrupts the same jobs again and again.
+_MOST_ATTEMPTS = 1000
 
 Arguments = ParamSpec("Arguments")
 
@@ -175,7 +177,7 @@ class Jobs:
         """Raises `Problem` where the queue or the folder is full, or the server is ending."""
         if self._worker.is_draining:
             raise Problem("draining", retry_after=5.0)
-        ahead, waiting = self.queue.seconds_before(len(self.queue)), len(self.queue)
+        ahead, waiting = self.queue.work_seconds(), len(self.queue)
         late = ahead + self.queue.seconds(job.request) - self._settings.job_seconds
         if waiting >= self._settings.job_limit or (waiting and late > 0):
             self._metrics.admission_rejected.labels(reason="overloaded").inc()

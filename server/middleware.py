@@ -61,6 +61,10 @@ class Guard:
 
     def __init__(self, app: ASGIApp, settings: Settings, keys: Keys | None) -> None:
         self.app, self.settings, self.keys = app, settings, keys
+        self._hosts: list[str] | None = None  # None: any
+        if settings.is_loopback:  # a page elsewhere could reach us under its own name (rebinding)
+            names = [*LOOPBACK_NAMES, settings.host, *settings.allowed_hosts]
+            self._hosts = list(dict.fromkeys(names))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
@@ -80,11 +84,9 @@ class Guard:
         await self.app(scope, receive, send)
 
     def _check_host(self, request: Request) -> None:
-        """On the loopback a page elsewhere could reach us under its own name (DNS rebinding)."""
-        allowed = dict.fromkeys([*LOOPBACK_NAMES, self.settings.host, *self.settings.allowed_hosts])
         received = request.headers.get("host", "")
-        if self.settings.is_loopback and _host_name(received) not in allowed:
-            values = {"received": shown(received), "allowed": ", ".join(allowed)}
+        if self._hosts is not None and _host_name(received) not in self._hosts:
+            values = {"received": shown(received), "allowed": ", ".join(self._hosts)}
             raise Problem("forbidden_host", values=values)
 
 

@@ -20,7 +20,7 @@ FROM jobs LEFT JOIN webhooks ON webhooks.job_id = jobs.id
 WHERE jobs.status IN ({", ".join(f"'{status}'" for status in sorted(OVER))})
   AND webhooks.ended IS NULL AND jobs.request LIKE '%"webhook"%'
 ORDER BY jobs.finished
-"""
+"""  # nosec B608
 
 
 @dataclass(frozen=True)

@@ -154,7 +154,9 @@ class RemoteDevice:
         """Wait for the model; raises why it cannot be loaded."""
         due = time.monotonic() + _LOAD_SECONDS
         while not orders.poll(0.1):
-            if time.monotonic() > due or self._closing.is_set():
+            if self._closing.is_set():
+                raise RuntimeError("the server is ending")
+            if time.monotonic() > due:
                 raise RuntimeError(f"the model was not loaded within {_LOAD_SECONDS:g} s")
         try:
             _, kind, content = orders.recv()
@@ -183,6 +185,8 @@ class RemoteDevice:
             with self._changing:
                 self._child = self._spawn()
         except Exception as error:  # a worker's edge: the next attempt comes
+            if self._closing.is_set():
+                return None
             logger.error("the worker process did not start", exc_info=error)
             return "unloadable"
         return None

@@ -40,7 +40,9 @@ class Worker:
         self._device, self._metrics = device, metrics
         estimator = Estimator(device.capabilities.defaults, device.measured)
         self._line = Line(queue_size, queue_seconds, estimator, shares or Shares(), metrics)
-        self._changed = threading.Condition()
+        self._lock = threading.RLock()
+        self._work = threading.Condition(self._lock)  # something may begin, or nothing ever will
+        self._quiet = threading.Condition(self._lock)  # nothing may be left to do
         self._alive = False
         self._draining = False
         self._threads = [
@@ -71,13 +73,13 @@ class Worker:
 
     def predict(self, arguments: Mapping[str, Any]) -> float:
         """Seconds of the device that a request with these arguments would take."""
-        with self._changed:
+        with self._lock:
             return self._line.estimator.share(arguments)
 
     @property
     def work_seconds(self) -> float:
         """Predicted seconds of all that was taken and is not over."""
-        with self._changed:
+        with self._lock:
             return self._line.work_seconds
 
     def submit(self, request: WorkRequest, *, accepted: bool = False) -> Ticket:
@@ -87,7 +89,7 @@ class Worker:
         Raises `Problem`: overloaded, draining or not_ready, each with the seconds to wait.
         """
         ticket = Ticket(request, asyncio.get_running_loop())
-        with self._changed:
+        with self._lock:
             obstacle = self.obstacle
             if obstacle is None and not accepted:
                 obstacle = self._line.overload(ticket)
@@ -96,7 +98,7 @@ class Worker:
                     self._metrics.admission_rejected.labels(reason=obstacle.code).inc()
                 raise obstacle
             self._line.join(ticket)
-            self._changed.notify_all()
+            self._work.notify()
         return ticket
 
     def cancel(self, ticket: Ticket) -> None:
@@ -104,13 +106,13 @@ class Worker:
 
         A request that is over stays as it is.
         """
-        with self._changed:
+        with self._lock:
             ticket.canceled_at = ticket.canceled_at or time.monotonic()
             if ticket in self._line.in_hand:
                 self._device.cancel(ticket.request)
             if not self._line.leave(ticket):
                 return
-            self._changed.notify_all()
+            self._tell()
         self._fail(ticket, CanceledError("canceled while it waited"))
 
     def look_up(self, text: str, neighbours: int) -> dict[str, Any]:
@@ -136,15 +138,15 @@ class Worker:
 
     def drain(self) -> None:
         """Take nothing new from now on; what was accepted is finished."""
-        with self._changed:
+        with self._lock:
             self._draining = True
-            self._changed.notify_all()
+            self._tell()
 
     def close(self, seconds: float) -> None:
         """Take nothing new, finish what was accepted, give up what is left after `seconds`."""
         self.drain()
-        with self._changed:
-            idle = self._changed.wait_for(lambda: self._line.is_idle, timeout=seconds)
+        with self._lock:
+            idle = self._quiet.wait_for(lambda: self._line.is_idle, timeout=seconds)
             left = [] if idle else [*self._line.waiting, *self._line.in_hand]
         for ticket in left:
             self.cancel(ticket)
@@ -164,8 +166,8 @@ class Worker:
 
     def _take(self) -> Ticket | None:
         """The next in line, once it may begin; None where nothing is left to do."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._next() is not None or self._is_over())
+        with self._lock:
+            self._work.wait_for(lambda: self._next() is not None or self._is_over())
             ticket = self._next()
             if ticket is not None:
                 self._line.begin(ticket)
@@ -182,18 +184,22 @@ class Worker:
 
         At one blow: another thread may take it up at once, and then it is that one's.
         """
-        with self._changed:
+        with self._lock:
             self._line.end(ticket)
             hopeful = ticket.canceled_at is None and ticket.losses < MOST_LOSSES
             again = lost and hopeful and self._alive
             if again:
                 self._line.join(ticket)
-            self._changed.notify_all()
+            # Whoever may begin now, this very thread takes it; but one with losses kept several
+            # waiting, and at the end there is nothing more to wait for.
+            if ticket.losses or self._draining or not self._alive:
+                self._tell()
+            self._quiet.notify_all()
             return again
 
     def _die(self, ticket: Ticket) -> None:
         """Those who wait hear of it too; what other threads draw is finished."""
-        with self._changed:
+        with self._lock:
             self._alive = False
             orphans = [ticket, *self._line.waiting]
             for orphan in orphans[1:]:
@@ -203,8 +209,13 @@ class Worker:
             self._fail(orphan, WorkerLostError("the worker has died"))
 
     def _look(self) -> None:
-        with self._changed:
-            self._changed.notify_all()
+        with self._lock:
+            self._tell()
+
+    def _tell(self) -> None:
+        """Wake everybody; the lock is held."""
+        self._work.notify_all()
+        self._quiet.notify_all()
 
     def _run(self, ticket: Ticket) -> None:
         try:
@@ -228,7 +239,7 @@ class Worker:
         except Exception as error:
             logger.error("request %s failed", ticket.request.request_id, exc_info=error)
             return self._failed(ticket, error)
-        with self._changed:
+        with self._lock:
             self._line.learn(ticket, result.timings)
         self._metrics.observe_result(result, began - ticket.submitted)
         return Succeeded(result, began - ticket.submitted)

@@ -25,12 +25,12 @@ from server.reading import (
     pipeline_arguments,
     read_generation_request,
 )
-from server.routes.documents import json_body, problems
+from server.routes.documents import PlainRoute, json_body, problems
 from server.schemas import GenerationRequest
 from server.service import Service, owner_of, service_of
 from server.worker import Failed, Preview, Succeeded, Ticket, Worker
 
-router = APIRouter()
+router = APIRouter(route_class=PlainRoute)
 Answered = TypeVar("Answered")
 
 

@@ -56,7 +56,8 @@ async def recent(request: Request) -> Response:
     owner = owner_of(request)
     before = None if after is None else (await jobs.find(after, owner)).sequence
     found = await asyncio.to_thread(jobs.journal.recent, owner, before, limit + 1)
-    data = [job_view(jobs, record) for record in found[:limit]]
+    places = jobs.queue.places()  # once: ordering the queue for each of them would take long
+    data = [job_view(jobs, record, places) for record in found[:limit]]
     return JSONResponse({"object": "list", "data": data, "has_more": len(found) > limit})
 
 
@@ -138,9 +139,14 @@ def _parts(request: Request) -> tuple[Service, Jobs]:
     return service, service.jobs
 
 
-def job_view(jobs: Jobs, record: JobRecord) -> dict[str, Any]:
-    """A job as its client sees it; times are seconds since 1970."""
-    live, position = jobs.live.get(record.id), jobs.queue.position(record)
+def job_view(
+    jobs: Jobs, record: JobRecord, places: dict[str, tuple[int, float]] | None = None
+) -> dict[str, Any]:
+    """A job as its client sees it; times are seconds since 1970. `places`: those of the queue."""
+    live = jobs.live.get(record.id)
+    if places is None:
+        places = {} if live is None else jobs.queue.places()
+    position, seconds = places.get(record.id, (None, 0.0))
     view: dict[str, Any] = {
         "id": record.id,
         "object": "job",
@@ -157,7 +163,7 @@ def job_view(jobs: Jobs, record: JobRecord) -> dict[str, Any]:
         "result": record.result,
     }
     if position is not None:
-        view["estimated_start_ms"] = round(1000 * jobs.queue.seconds_before(position))
+        view["estimated_start_ms"] = round(1000 * seconds)
     if live is not None and live.progress is not None:
         view["progress"] = {"step": live.progress[0], "steps": live.progress[1]}
     return view

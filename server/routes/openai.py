@@ -14,7 +14,7 @@ from server.errors import Problem, error_object, language_of, problem_of_error
 from server.openai_schemas import OpenAIRequest, generation_of
 from server.previews import PARTIAL_IMAGE, partial_event, preview_style
 from server.reading import Delivery, check_capabilities, read_request
-from server.routes.documents import json_body, problems
+from server.routes.documents import PlainRoute, json_body, problems
 from server.routes.generate import Watching, answer_in_time
 from server.schemas import GenerationRequest
 from server.service import Service, service_of
@@ -23,7 +23,7 @@ from server.worker import Preview
 
 _FIRST = asyncio.FIRST_COMPLETED
 
-router = APIRouter()
+router = APIRouter(route_class=PlainRoute)
 
 
 @router.post(
@@ -46,7 +46,9 @@ async def generations(request: Request) -> Response:
     drawing = asyncio.create_task(stream.draw())
     if not asked.stream:
         drawn, prompt = await drawing
-        return JSONResponse(_body(ours, drawn, prompt), headers={"Server-Timing": drawn.spent})
+        body, spent = _body(ours, drawn, prompt), {"Server-Timing": drawn.spent}
+        # In a thread: megabytes of base64 would hold up the event loop.
+        return await asyncio.to_thread(JSONResponse, body, headers=spent)
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     # A refusal that comes at once is answered with its own status; later, the stream tells it.
     await asyncio.wait({drawing}, timeout=0.05)

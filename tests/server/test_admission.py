@@ -17,6 +17,12 @@ def test_twice_the_pictures_take_twice_the_time() -> None:
     assert estimator.predict({"num_images_per_prompt": 2}) == pytest.approx(6.0)
 
 
+def test_candidates_cost_what_pictures_cost() -> None:
+    estimator = Estimator(DEFAULTS, [RUN])
+    several = {"num_images_per_prompt": 2, "num_candidates": 4}
+    assert estimator.predict(several) == pytest.approx(8 * 3.0)
+
+
 def test_no_guidance_halves_the_steps() -> None:
     assert Estimator(DEFAULTS, [RUN]).predict({"guidance_scale": 1.0}) == pytest.approx(2.0)
 

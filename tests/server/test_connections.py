@@ -119,8 +119,16 @@ def test_client_that_resets_in_the_middle_of_its_answer_is_forgotten(
         HEAD + b"Content-Length: 9" + b"9" * 40 + b"\r\n\r\n",
         HEAD + b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
         HEAD + b"Transfer-Encoding: chunked\r\n\r\nffffffffffffffffff\r\n",
+        HEAD + b"Transfer-Encoding: chunked\r\nContent-Length: 2\r\n\r\n0\r\n\r\n",
+        HEAD + b"Host: elsewhere\r\nContent-Length: 2\r\n\r\n{}",
+        HEAD + b"Content-Length : 2\r\n\r\n{}",
+        HEAD + b"Transfer-Encoding: chunked\r\n\r\n0\r\n" + b"X-Trailer: x\r\n" * 40_000,
+        HEAD + b"X: " + b"x" * 600_000,
     ],
-    ids=["tls", "nonsense", "no host", "null", "negative", "two", "long", "encoding", "chunk"],
+    ids=[
+        *("tls", "nonsense", "no host", "null", "negative", "two", "long", "encoding", "chunk"),
+        *("both", "hosts", "blank", "trailers", "value"),
+    ],
 )
 def test_broken_http_is_refused_and_the_connection_closed(
     hasty: httpx.Client, survived: Any, sent: bytes
@@ -138,6 +146,20 @@ def test_flood_of_headers_is_refused_before_it_is_kept(client: httpx.Client, sur
     many = {f"X-{number}": "1" for number in range(1500)}
     assert client.get("/livez", headers=many).status_code in (200, 400, 431)
     survived(client, 'connections_refused_total{reason="broken"}')
+
+
+def test_offer_of_another_protocol_is_passed_over(hasty: httpx.Client) -> None:
+    offer = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMA\r\n"
+    content = b'{"prompt": "a", "seed": 1}'
+    asked = HEAD + offer + b"Content-Length: %d\r\n\r\n" % len(content) + content
+    with connected(hasty) as connection:
+        for _ in range(2):
+            connection.sendall(asked)
+            answer = connection.makefile("rb")
+            assert answer.readline() == b"HTTP/1.1 200 OK\r\n"
+            lines = iter(answer.readline, b"\r\n")
+            lengths = [int(line.split()[1]) for line in lines if b"content-length" in line]
+            answer.read(lengths[0])
 
 
 @pytest.mark.parametrize("encode", [gzip.compress, zlib.compress])

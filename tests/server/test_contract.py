@@ -51,6 +51,17 @@ def test_every_answer_has_a_schema(document: dict[str, Any]) -> None:
     assert [name for name, schema in told.items() if not schema] == []
 
 
+def test_every_field_of_an_answer_is_in_the_document(
+    client: httpx.Client, document: dict[str, Any]
+) -> None:
+    schemas = document["components"]["schemas"]
+    body = client.post("/generate", json={"prompt": "老虎", "num_candidates": 2}).json()
+    (picture,) = body["data"]
+    assert set(body) <= set(schemas["GenerationAnswer"]["properties"])
+    assert set(picture) <= set(schemas["ImageAnswer"]["properties"])
+    assert set(picture["candidates"]) == set(schemas["ChoiceAnswer"]["properties"])
+
+
 def test_every_problem_is_in_the_document_with_its_status(document: dict[str, Any]) -> None:
     responses = document["components"]["responses"]
     told = {

@@ -137,3 +137,16 @@ def test_a_state_folder_has_one_server(tmp_path: Path) -> None:
         lock_state(tmp_path / "state")
     held.close()
     lock_state(tmp_path / "state").close()
+
+
+def test_job_that_two_hundred_kills_interrupted_is_drawn_all_the_same(
+    serving: Any, pipeline: Any, tmp_path: Path
+) -> None:
+    journal = Journal(tmp_path / "journal.sqlite3")
+    journal.accept(new("job_a", owner="", request={"prompt": "老虎"}, seed=7))
+    with journal.transaction() as database:
+        database.execute("UPDATE jobs SET status = 'running', attempts = 200, last_event = 200001")
+    journal.close()
+    with serving(Settings(state=tmp_path), pipeline) as client:
+        job = client.get("/v1/jobs/job_a?wait=60").json()
+    assert (job["status"], job["attempts"]) == ("succeeded", 201)

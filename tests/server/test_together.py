@@ -277,6 +277,17 @@ def test_a_request_that_hangs_at_its_end_is_seen_though_others_get_on() -> None:
     assert pulse.fault(patience) is None
 
 
+def test_a_watch_that_stood_still_itself_blames_nobody() -> None:
+    pulse, patience = Pulse(), Patience(silence=15.0, hang=10.0)
+    pulse.hear({1: (5, True)})
+    for name in ("seen", "moved", "looked"):  # the whole machine stood still for a minute
+        setattr(pulse, name, getattr(pulse, name) - 60.0)
+    pulse.at_end = {order: since - 60.0 for order, since in pulse.at_end.items()}
+    assert pulse.fault(patience) is None
+    pulse.seen -= 16.0  # and now the worker alone
+    assert pulse.fault(patience) == "silent"
+
+
 def test_a_request_that_waits_for_rows_is_no_hang() -> None:
     pulse, patience = Pulse(), Patience(silence=1e9, hang=10.0)
     for moves in range(3):
