@@ -1,8 +1,9 @@
 """Building from a large file: `python benchmarks/knowledge_build.py --rows N [N ...] [--out FILE]`.
 
-Made-up rows in OwnThink's form, in no order: five facts a subject, one subject in eight with a
-sense in brackets, one row in ten an alias. Each build is a process of its own: CPU seconds of all
-of it, reading to complete files, and the peak of its resident memory (Linux).
+Made-up rows in OwnThink's form, in no order: five a subject or as many as `--each` says, one
+subject in eight with a sense in brackets, one row in ten an alias. Each build is a process of its
+own: CPU seconds of all of it, reading to complete files, and the peak of its resident memory
+(Linux).
 """
 
 import argparse
@@ -46,14 +47,14 @@ print(json.dumps({"cpu_seconds": round(cpu, 2), "peak_mib": round(peak / 1024), 
 """
 
 
-def write_rows(path: Path, count: int) -> None:
-    """Write a header and `count` rows, a block at a time."""
+def write_rows(path: Path, count: int, each: int) -> None:
+    """Write a header and `count` rows, about `each` a subject, a block at a time."""
     chance = np.random.default_rng(0)
     with path.open("w", encoding="utf-8") as file:
         file.write("实体,属性,值\n")
         for first in range(0, count, _BLOCK):
             size = min(_BLOCK, count - first)
-            subject, target = chance.integers(0, max(count // 5, 1), (2, size)).tolist()
+            subject, target = chance.integers(0, max(count // each, 1), (2, size)).tolist()
             relation = chance.integers(0, 300, size).tolist()
             kind = chance.integers(0, 10, size).tolist()
             file.writelines(map(_row, subject, relation, target, kind))
@@ -77,10 +78,10 @@ def _name(number: int) -> str:
     return name
 
 
-def measure(count: int, folder: Path) -> dict[str, Any]:
-    """Build from `count` rows in `folder`."""
+def measure(count: int, each: int, folder: Path) -> dict[str, Any]:
+    """Build from `count` rows in `folder`, about `each` a subject."""
     path = folder / f"{count}.csv"
-    write_rows(path, count)
+    write_rows(path, count, each)
     found = built(path, folder / "store")
     path.unlink()
     return {"rows": count, **found, "rows_per_cpu_second": round(count / found["cpu_seconds"])}
@@ -97,6 +98,7 @@ def built(path: Path, store: Path) -> dict[str, Any]:
         **{name: stats[name] for name in ("triples", "entities", "values", "surfaces")},
         "cpu_seconds": seconds,
         "cpu_seconds_by_stage": found["stages"],
+        "triples_per_entity": round(stats["triples"] / stats["entities"], 1),
         "triples_per_cpu_second": round(stats["triples"] / seconds),
         "peak_mib": found["peak_mib"],
         "bytes_of_all_files_per_triple": round(found["bytes"] / stats["triples"], 1),
@@ -107,13 +109,14 @@ def main() -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, nargs="+", default=[1_000_000])
+    parser.add_argument("--each", type=int, default=5, help="rows a subject")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        builds = [measure(count, Path(folder)) for count in options.rows]
+        builds = [measure(count, options.each, Path(folder)) for count in options.rows]
     rows = " ".join(map(str, options.rows))
     result = {
-        "command": f"python benchmarks/knowledge_build.py --rows {rows}",
+        "command": f"python benchmarks/knowledge_build.py --rows {rows} --each {options.each}",
         "machine": f"{platform.machine()}, Python {platform.python_version()}",
         "builds": builds,
     }

@@ -75,7 +75,8 @@ def scale(count: int, folder: Path) -> dict[str, Any]:
     """Build, add vectors, measure; see the top of this file."""
     facts, store, report = folder / "facts.csv", folder / "store", folder / "build.json"
     if not report.exists():
-        write_facts(facts, names(count))
+        if not facts.exists():
+            write_facts(facts, names(count))
         report.write_text(json.dumps(built(facts, store)), encoding="utf-8")
     if not (store / "CURRENT").exists():
         (plain,) = (path.parent for path in store.glob("*/manifest.json"))

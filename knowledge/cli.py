@@ -22,7 +22,7 @@ from knowledge.carrying import carry_vectors
 from knowledge.errors import KnowledgeError
 from knowledge.formats import FORMATS
 from knowledge.graph import KnowledgeGraph
-from knowledge.linking import Link
+from knowledge.linking import Link, Reading
 from knowledge.training import train_version
 from knowledge.versions import activate, check_version, resolve
 
@@ -146,12 +146,12 @@ def _train(options: argparse.Namespace) -> None:
 
 
 def _link(options: argparse.Namespace) -> None:
-    links = KnowledgeGraph.open(options.path).link(options.text, options.max_entities)
+    reading = KnowledgeGraph.open(options.path).read(options.text, options.max_entities)
     if options.json:
-        _print_json([dataclasses.asdict(link) for link in links])
+        _print_json([dataclasses.asdict(link) for link in reading.links])
     else:
-        _explain(options.text, links)
-        _print_lines(links)
+        _explain(options.text, reading)
+        _print_lines(reading.links)
 
 
 def _verify(options: argparse.Namespace) -> None:
@@ -169,18 +169,24 @@ def _bench(options: argparse.Namespace) -> None:
     _print(measure(options.path), options)
 
 
-def _explain(text: str, links: Sequence[Link]) -> None:
-    """On stderr, for the eye: the sentence with its entities marked, then what each might mean."""
+def _explain(text: str, reading: Reading) -> None:
+    """On stderr, for the eye: the sentence with its entities marked, then what each might mean,
+    then the names that stand for nothing here, with why.
+    """
     marked, end = [], 0
-    for link in links:
+    for link in reading.links:
         marked.append(f"{text[end : link.start]}【{link.surface}】")
         end = link.end
     _logger.info("%s", "".join(marked) + text[end:])
-    for link in links:
+    for link in reading.links:
         for candidate in link.candidates:
             sign = "*" if candidate.entity == link.entity else " "
             score = f"score {link.score:.3f}" if sign == "*" else ""
             _logger.info(" %s %s  prior %.3f  %s", sign, candidate.key, candidate.prior, score)
+
+    for name in reading.unlinked:
+        keys = ", ".join(candidate.key for candidate in name.candidates)
+        _logger.info(" ? %s is no link (%s): %s", name.surface, name.reason, keys)
 
 
 def _print_lines(links: Sequence[Link]) -> None:

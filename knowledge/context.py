@@ -7,9 +7,11 @@ candidates' do not, single characters likewise, and cues for its kind (knowledge
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import compress
+from operator import add
 from typing import NamedTuple
 
 from knowledge.cues import CUES, KINDS, NEED_SUPPORT
@@ -21,7 +23,7 @@ _NOUN_AFTER = "只条匹头尾朵棵座枚颗把盏艘架件杯碗"
 _BEFORE = frozenset("的和与跟、骑有是像抱养牵画大小白黑红黄蓝绿灰花老新")
 _AFTER = frozenset("的和与跟在是趴坐躺站飞跑走跳游吃喝睡戴穿踏盘正变")
 _NUMERALS = frozenset("一二两三四五六七八九十几这那每半各0123456789")
-# Two word characters (as of `str.isalnum`) or more: what pairs are cut from.
+# Two word characters (as of `str.isalnum`) or more: what a pair can lie in.
 _WORDS = re.compile(r"[^\W_]{2,}")
 
 
@@ -73,12 +75,12 @@ def profile(key: str, facts: Sequence[tuple[str, str]]) -> Profile:
     texts = [_sense(key), *(text for _, text in facts)]
     whole = frozenset(text for text in texts if 2 <= len(text) <= 8)
     words = "\n".join(_WORDS.findall("\n".join(texts)))
-    return Profile(kinds_of(key, facts), whole, words, frozenset(words) - {"\n"})
+    types = [text for relation, text in facts if relation in KIND_RELATIONS]
+    return Profile(kinds_of(key, types), whole, words, frozenset(words) - {"\n"})
 
 
-def kinds_of(key: str, facts: Iterable[tuple[str, str]]) -> tuple[str, ...]:
+def kinds_of(key: str, types: Sequence[str]) -> tuple[str, ...]:
     """What kinds of thing an entity is: of its sense and its facts in KIND_RELATIONS."""
-    types = (text for relation, text in facts if relation in KIND_RELATIONS)
     return _kinds(" ".join([_sense(key), *types]))
 
 
@@ -89,22 +91,28 @@ def needs_support(kinds: tuple[str, ...]) -> bool:
 
 def pairs(text: str) -> set[str]:
     """The adjacent pairs of word characters of a text."""
-    return {word[at : at + 2] for word in _WORDS.findall(text) for at in range(len(word) - 1)}
+    found = list(map(add, text, text[1:]))
+    return set(compress(found, map(str.isalnum, found)))
 
 
 def evidence(text: str, start: int, end: int, profiles: Sequence[Profile]) -> list[Evidence]:
     """The counts for each candidate of the surface at [start, end) of a normalised text."""
     rest = f"{text[:start]} {text[end:]}"
-    surface, here = text[start:end], pairs(rest)
-    found = [{pair for pair in here if pair in known.words} for known in profiles]
-    around = set(rest) - set(surface)
-    letters = [around & known.letters for known in profiles]
+    surface, around = text[start:end], set(rest)
+    shared = [around & known.letters for known in profiles]
+    here = pairs(rest) if any(shared) else set()
+    # Only a pair that begins with a shared character can be shared: few are sought in the words.
+    found = [
+        {pair for pair in here if pair[0] in letters and pair in known.words} if letters else set()
+        for letters, known in zip(shared, profiles, strict=True)
+    ]
+    others = [letters.difference(surface) for letters in shared]
     return [
         Evidence(
-            min(3, sum(fact in rest for fact in known.facts if fact != surface)),
+            min(3, _count(known.facts - {surface}, rest)),
             min(4, len(_only(found, index))),
-            min(6, len(_only(letters, index))),
-            min(3, _cues(known.kinds, rest)),
+            min(6, len(_only(others, index))),
+            min(3, _count(_cue_words(known.kinds), rest)),
         )
         for index, known in enumerate(profiles)
     ]
@@ -165,5 +173,6 @@ def _cue_words(kinds: tuple[str, ...]) -> frozenset[str]:
     return frozenset(word for kind in kinds for word in CUES.get(kind, ()))
 
 
-def _cues(kinds: tuple[str, ...], rest: str) -> int:
-    return sum(word in rest for word in _cue_words(kinds))
+def _count(words: frozenset[str], rest: str) -> int:
+    """How many of the words stand in the rest of the sentence."""
+    return sum(map(rest.__contains__, words))

@@ -130,10 +130,11 @@ def _lines(strings: Strings) -> bytes:
 def _write_trie(surfaces: Path, building: Path, count: int) -> Array:
     """Write `names.marisa` of the surfaces; the number that it gives to each of them."""
     # One trie instead of three in a row: 30 % larger, and look-ups take half the time.
-    with surfaces.open(encoding="utf-8", newline="\n") as lines:
-        trie = marisa_trie.Trie(map(_text, lines), num_tries=1)
+    # Of bytes: the file is what `marisa_trie.Trie` of the decoded texts would be.
+    with surfaces.open("rb") as lines:
+        trie = marisa_trie.BinaryTrie(map(_text, lines), num_tries=1)
     trie.save(str(building / "names.marisa"))
-    with surfaces.open(encoding="utf-8", newline="\n") as lines:
+    with surfaces.open("rb") as lines:
         return np.fromiter(map(trie.key_id, map(_text, lines)), np.uint32, count)
 
 

@@ -2,36 +2,21 @@
 
 import operator
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from knowledge.context import KIND_RELATIONS, Profile, kinds_of, profile
 from knowledge.errors import DamagedVersionError, InvalidInputError, UnknownEntityError
 from knowledge.linker import Linker
-from knowledge.linking import NORMALISATION, Link, Reading, normal_text
-from knowledge.numbering import TEXT_BIT
-from knowledge.storage import Array, StringTable, map_array, map_matrix
+from knowledge.linking import NORMALISATION, Link, Reading
+from knowledge.storage import Array, StringTable, map_matrix
+from knowledge.stored_facts import StoredFacts, Triple, check_rows
 from knowledge.surfaces import Surfaces
 from knowledge.versions import Verify, check_version, resolve
 
-# What is read of an entity to tell it from others of its name.
-_PROFILE_FACTS = 32
-_PROFILE_TEXT = 120
-_TEXT = int(TEXT_BIT)
-
-
-@dataclass(frozen=True)
-class Triple:
-    """One fact. `object` is an entity id, or -1 when the object is a text; `text` is its name."""
-
-    subject: int
-    relation: str
-    object: int
-    text: str
+__all__ = ["KnowledgeGraph", "Triple"]
 
 
 class KnowledgeGraph:
@@ -48,23 +33,16 @@ class KnowledgeGraph:
         self.version = version
         self.stats = stats
         self.dimension = int(stats["dimension"])
-        # Not splitlines(): a relation may hold U+2028.
-        self.relations = (directory / "relations.txt").read_text(encoding="utf-8").split("\n")[:-1]
-        numbered = enumerate(self.relations)
-        self._kind_relations = frozenset(n for n, name in numbered if name in KIND_RELATIONS)
         self._keys = StringTable.open(directory / "ent_key.bin", directory / "ent_key.off.npy")
         self._names = StringTable.open(directory / "ent_name.bin", directory / "ent_name.off.npy")
-        self._values = StringTable.open(directory / "val.bin", directory / "val_off.npy")
-        self._pointers = map_array(directory / "tri_ptr.npy")
-        self._relation_ids = map_array(directory / "tri_rel.npy")
-        self._objects = map_array(directory / "tri_obj.npy")
+        self._facts = StoredFacts(directory, self._keys, self._names)
+        self.relations = self._facts.relations
         self._surfaces = Surfaces(directory, int(stats["longest_surface"]))
         self.linker = Linker(
             self._surfaces,
             self._keys,
             self._names,
-            self._profile,
-            self._kinds,
+            self._facts,
             # Versions before this number keep traditional characters in their dictionary.
             simplified=int(stats.get("normalisation", 1)) >= NORMALISATION,
         )
@@ -118,25 +96,11 @@ class KnowledgeGraph:
         """
         if limit < 0:
             raise InvalidInputError(f"limit is {limit}; allowed are 0 and more")
-        subject = self.entity(entity)
-        rows = range(int(self._pointers[subject]), int(self._pointers[subject + 1]))
-        if relation is None:
-            return [self._triple(subject, row) for row in rows[:limit]]
-        if relation not in self.relations:
-            return []
-        wanted = self.relations.index(relation)
-        found = [row for row in rows if self._relation_ids[row] == wanted]
-        return [self._triple(subject, row) for row in found[:limit]]
+        return self._facts.of(self.entity(entity), relation, limit)
 
     def triples(self) -> npt.NDArray[np.int32]:
         """All facts between two entities, (n, 3): head, relation number, tail."""
-        kept = np.flatnonzero(self._objects < TEXT_BIT)
-        rows = np.empty((len(kept), 3), np.int32)
-        # The fact at a place belongs to the last subject whose facts begin there or before.
-        rows[:, 0] = np.searchsorted(self._pointers, kept.astype(np.uint64), "right") - 1
-        rows[:, 1] = self._relation_ids[kept]
-        rows[:, 2] = self._objects[kept]
-        return rows
+        return self._facts.between_entities()
 
     def vectors(self, ids: Iterable[int] | Array) -> npt.NDArray[np.float32]:
         """Entity vectors, (n, dimension). The id -1 means "no entity": a row of zeros.
@@ -147,12 +111,13 @@ class KnowledgeGraph:
         if given.size and given.dtype.kind not in "iu":
             raise InvalidInputError(f"ids have the type {given.dtype}; wanted whole numbers")
         wanted = given.astype(np.int64)
-        outside = (wanted < -1) | (wanted >= len(self))
-        if outside.any():
-            raise UnknownEntityError(int(wanted[outside][0]), self.version)
-        rows = np.zeros((*wanted.shape, self.dimension), np.float32)
-        if self._vectors is not None:
-            rows[wanted >= 0] = self._vectors[wanted[wanted >= 0]]
+        if wanted.min(initial=0) < -1 or wanted.max(initial=-1) >= len(self):
+            outside = wanted[(wanted < -1) | (wanted >= len(self))]
+            raise UnknownEntityError(int(outside[0]), self.version)
+        if self._vectors is None:
+            return np.zeros((*wanted.shape, self.dimension), np.float32)
+        rows = self._vectors.take(wanted, axis=0).astype(np.float32)
+        rows[wanted < 0] = 0.0
         return rows
 
     def link(self, text: str, max_entities: int = 10) -> list[Link]:
@@ -168,50 +133,16 @@ class KnowledgeGraph:
             raise InvalidInputError(f"max_entities is {max_entities}; allowed are 0 and more")
         return self.linker.read(text, max_entities)
 
-    def _profile(self, entity: int) -> Profile:
-        return profile(normal_text(self._keys[entity]), self._first_facts(entity))
-
-    def _kinds(self, entity: int) -> tuple[str, ...]:
-        facts = self._first_facts(entity, self._kind_relations)
-        return kinds_of(normal_text(self._keys[entity]), facts)
-
-    def _first_facts(
-        self, entity: int, relations: frozenset[int] | None = None
-    ) -> list[tuple[str, str]]:
-        """Of the first facts of an entity, those of `relations`: (relation, normalised text)."""
-        first = int(self._pointers[entity])
-        end = min(int(self._pointers[entity + 1]), first + _PROFILE_FACTS)
-        numbers, objects = self._relation_ids[first:end].tolist(), self._objects[first:end].tolist()
-        return [
-            (self.relations[number], normal_text(self._text(target)[:_PROFILE_TEXT]))
-            for number, target in zip(numbers, objects, strict=True)
-            if relations is None or number in relations
-        ]
-
-    def _triple(self, subject: int, row: int) -> Triple:
-        target = int(self._objects[row])
-        relation = self.relations[self._relation_ids[row]]
-        return Triple(subject, relation, target if target < _TEXT else -1, self._text(target))
-
-    def _text(self, target: int) -> str:
-        """The text or the entity's name that an object stands for."""
-        return self._values[target - _TEXT] if target >= _TEXT else self._names[target]
-
     def _check_lengths(self) -> None:
         """Sizes that a manifest cannot see: the arrays must fit each other."""
         surfaces = self._surfaces
         expected = {
             "ent_name.off.npy": (len(self._names), len(self)),
-            "tri_ptr.npy": (len(self._pointers), len(self) + 1),
-            "tri_obj.npy": (len(self._objects), int(self._pointers[-1])),
-            "tri_rel.npy": (len(self._relation_ids), int(self._pointers[-1])),
             "surf_ptr.npy": (len(surfaces.pointers), len(surfaces) + 1),
-            "cand_id.npy": (len(surfaces.entities), int(surfaces.pointers[-1])),
-            "cand_prior.npy": (len(surfaces.priors), int(surfaces.pointers[-1])),
+            "cand_id.npy": (len(surfaces.entities), surfaces.pointers[-1]),
+            "cand_prior.npy": (len(surfaces.priors), surfaces.pointers[-1]),
         }
         if self._vectors is not None:
             wanted = len(self) * self.dimension
             expected["vectors.safetensors"] = (self._vectors.size, wanted)
-        for name, (found, wanted) in expected.items():
-            if found != wanted:
-                raise DamagedVersionError(self.path / name, f"has {found} rows, wanted {wanted}")
+        check_rows(self.path, expected)

@@ -1,11 +1,9 @@
 """The linker of one version: dictionary, candidates, and the choice among them."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
 from knowledge.context import (
-    Evidence,
-    Profile,
     Weights,
     evidence,
     is_supported,
@@ -28,6 +26,7 @@ from knowledge.linking import (
     strongest,
 )
 from knowledge.storage import StringTable
+from knowledge.stored_facts import StoredFacts
 from knowledge.surfaces import Surfaces
 
 _PROFILES = 1024  # kept at a time: about 2 MB
@@ -43,8 +42,7 @@ class Linker:
         surfaces: Surfaces,
         keys: StringTable,
         names: StringTable,
-        read_profile: Callable[[int], Profile],
-        read_kinds: Callable[[int], tuple[str, ...]],
+        facts: StoredFacts,
         *,
         simplified: bool,
     ) -> None:
@@ -52,20 +50,20 @@ class Linker:
         self._surfaces = surfaces
         self._keys = keys
         self._names = names
-        self._profile = lru_cache(maxsize=_PROFILES)(read_profile)
+        self._profile = lru_cache(maxsize=_PROFILES)(facts.profile)
         self._needs_support = lru_cache(maxsize=_KINDS)(
-            lambda entity: needs_support(read_kinds(entity))
+            lambda entity: needs_support(facts.kinds(entity))
         )
         self._simplified = simplified
 
     def read(self, text: str, max_entities: int) -> Reading:
         """See `KnowledgeGraph.read`."""
         normal = normalise(text)
-        links = self._weighed(text, normal)
-        spans = best_spans([span for span, link in links.items() if link])
+        spans, links = self._weighed(text, normal)
         kept = strongest(spans, max_entities)
         left = {span: "too_many" for span in spans if span not in kept}
-        free = [span for span, link in links.items() if not link and _is_apart(span, spans)]
+        taken = {place for span in spans for place in range(span.start, span.end)}
+        free = [s for s, link in links.items() if not link and taken.isdisjoint(range(*s[:2]))]
         left |= dict.fromkeys(best_spans(free), "below_threshold")
         found = [links[span] for span in kept]
         return Reading(
@@ -73,10 +71,11 @@ class Linker:
             [self._unlinked(text, normal, *one) for one in sorted(left.items(), key=_start)],
         )
 
-    def _weighed(self, text: str, normal: NormalText) -> dict[Match, Link | None]:
-        """The spans that were tried, and what each means: None where the sentence is against it.
-
-        A name that the sentence does not support gives its characters back to other names.
+    def _weighed(
+        self, text: str, normal: NormalText
+    ) -> tuple[list[Match], dict[Match, Link | None]]:
+        """The best spans, and of all that were tried what each means: None where the sentence is
+        against it. A name that it does not support gives its characters back to other names.
         """
         matches = self.matches(text, normal)
         links: dict[Match, Link | None] = {}
@@ -84,7 +83,7 @@ class Linker:
             spans = best_spans(matches)
             links |= {span: self._link(text, normal, span) for span in spans if span not in links}
             if all(links[span] for span in spans):
-                return {span: link for span, link in links.items() if not link or span in spans}
+                return spans, links
             matches = [match for match in matches if links.get(match, True)]
 
     def matches(self, text: str, normal: NormalText) -> list[Match]:
@@ -98,33 +97,33 @@ class Linker:
     def candidates(self, span: Match) -> tuple[Candidate, ...]:
         """What the surface of a span may mean, the likeliest first."""
         rows = self._surfaces.rows(span.surface)
-        return tuple(Candidate(entity, self._keys[entity], prior) for entity, prior in rows)
-
-    def weigh(
-        self, normal: NormalText, span: Match, candidates: Sequence[Candidate]
-    ) -> list[Evidence]:
-        """What the sentence says for each of these candidates of a span."""
-        profiles = [self._profile(candidate.entity) for candidate in candidates]
-        return evidence(normal.text, span.start, span.end, profiles)
+        return tuple([Candidate(entity, self._keys[entity], prior) for entity, prior in rows])
 
     def _link(self, text: str, normal: NormalText, span: Match) -> Link | None:
         candidates = self.candidates(span)
-        weighed = candidates[:_MOST_CANDIDATES]
-        needs = all(self._needs_support(candidate.entity) for candidate in weighed)
-        best, score = 0, 1.0
-        if needs or len(weighed) > 1:  # else there is nothing to choose
-            counted = self.weigh(normal, span, weighed)
-            shares = scores([c.prior for c in weighed], counted, self.weights)
-            best = max(range(len(weighed)), key=lambda number: (shares[number], -number))
-            score, strength = shares[best], counted[best].weigh(self.weights)
-            if needs and not is_supported(
-                normal.text, span.start, span.end, strength, self.weights
-            ):
-                return None
+        choice = self._choice(normal, span, candidates[:_MOST_CANDIDATES])
+        if choice is None:
+            return None
         start, end = normal.starts[span.start], normal.ends[span.end - 1]
-        surface, chosen = text[start:end], candidates[best]
+        surface, chosen = text[start:end], candidates[choice[0]]
         name = self._names[chosen.entity]
-        return Link(start, end, surface, chosen.entity, chosen.key, name, score, candidates)
+        return Link(start, end, surface, chosen.entity, chosen.key, name, choice[1], candidates)
+
+    def _choice(
+        self, normal: NormalText, span: Match, candidates: Sequence[Candidate]
+    ) -> tuple[int, float] | None:
+        """(number, score) of the candidate that is meant; None where none is."""
+        if len(candidates) == 1 and not self._needs_support(candidates[0].entity):
+            return 0, 1.0  # nothing to choose: its facts are not read
+        profiles = [self._profile(candidate.entity) for candidate in candidates]
+        counted = evidence(normal.text, span.start, span.end, profiles)
+        shares = scores([candidate.prior for candidate in candidates], counted, self.weights)
+        best = shares.index(max(shares))
+        if all(needs_support(known.kinds) for known in profiles):
+            strength = counted[best].weigh(self.weights)
+            if not is_supported(normal.text, span.start, span.end, strength, self.weights):
+                return None
+        return best, shares[best]
 
     def _unlinked(self, text: str, normal: NormalText, span: Match, reason: str) -> Unlinked:
         start, end = normal.starts[span.start], normal.ends[span.end - 1]
@@ -132,10 +131,9 @@ class Linker:
 
     def _found(self, normal: NormalText) -> Iterator[Match]:
         surfaces = self._surfaces
-        for start, surface in find_matches(normal, surfaces.prefixes, surfaces.longest):
-            index, end = surfaces.index(surface), start + len(surface)
+        for start, surface, index in find_matches(normal, surfaces.prefixes, surfaces.longest):
             if not self._is_weak(normal.text, surface, start, index):
-                yield Match(start, end, index, surfaces.best_prior(index))
+                yield Match(start, start + len(surface), index, surfaces.best_prior(index))
 
     def _is_weak(self, text: str, surface: str, start: int, index: int) -> bool:
         if len(surface) > 1:
@@ -148,10 +146,6 @@ class Linker:
 
     def _normal_name(self, entity: int) -> str:
         return normal_text(self._names[entity])
-
-
-def _is_apart(span: Match, others: list[Match]) -> bool:
-    return all(span.end <= other.start or other.end <= span.start for other in others)
 
 
 def _start(entry: tuple[Match, str]) -> int:

@@ -5,7 +5,7 @@ Every position that leaves this module is a character offset in the ORIGINAL tex
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from operator import attrgetter
@@ -180,17 +180,18 @@ def strongest(matches: Sequence[Match], count: int) -> list[Match]:
 
 
 def find_matches(
-    text: NormalText, prefixes: Callable[[str], Sequence[str]], longest: int
-) -> Iterator[tuple[int, str]]:
-    """Yield (start, surface) for every surface at every position that cuts no word.
+    text: NormalText, prefixes: Callable[[str], Iterable[tuple[str, int]]], longest: int
+) -> Iterator[tuple[int, str, int]]:
+    """Yield (start, surface, number) for every surface at every position that cuts no word.
 
-    `prefixes` gives the dictionary's surfaces that a string starts with; `longest` is the
-    length of its longest surface, so that a long text costs no more per character.
+    `prefixes` gives the dictionary's surfaces that a string starts with, and their numbers;
+    `longest` is the length of its longest surface, so that a long text costs no more per character.
     """
-    for start in range(len(text.text)):
-        for surface in prefixes(text.text[start : start + longest]):
+    whole = text.text
+    for start in range(len(whole)):
+        for surface, number in prefixes(whole[start : start + longest]):
             if not _cuts(text, start, start + len(surface)):
-                yield start, surface
+                yield start, surface, number
 
 
 def _cuts(text: NormalText, start: int, end: int) -> bool:

@@ -7,18 +7,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from knowledge.checking import ALIAS, NAME, SENSE, WEIGHT
 from knowledge.normalising import normal_forms
 from knowledge.numbering import EXTRA, Numbered, Work, sort_facts
 from knowledge.runs import Records, merge_runs, write_run
+from knowledge.splitting import is_wide_space
 from knowledge.storage import Array
 from knowledge.string_files import StringsWriter, read_table
 from knowledge.strings import Strings, sort_strings
 
 MERE = 5  # beside the kinds of knowledge.checking: the name of an entity that is only an object
 SURFACE = EXTRA
-_ID_BYTES = 4
+_ID_BYTES, _SPACE = 4, 32
 
 
 class Naming:
@@ -129,9 +131,26 @@ class _Given:
 
 def _called(keys: Strings) -> Strings:
     """`苹果[公司]` is called 苹果, the way OwnThink writes senses."""
-    ends = keys.data[keys.starts + keys.lengths - 1]
-    rows = np.flatnonzero(ends == ord("]"))
-    return keys.replaced(rows, [_without_sense(keys[row]) for row in rows.tolist()])
+    ends = keys.starts + keys.lengths
+    rows = np.flatnonzero(keys.data[ends - 1] == ord("]"))
+    brackets = np.flatnonzero(keys.data == ord("["))
+    if not len(rows) or not len(brackets):
+        return keys
+    # The last bracket before the end, if it belongs to this key and not to one before.
+    last = brackets[np.maximum(np.searchsorted(brackets, ends[rows]) - 1, 0)]
+    found = (last > keys.starts[rows]) & (last < ends[rows])
+    rows, last = rows[found], last[found]
+    lengths = keys.lengths.copy()
+    lengths[rows] = last - keys.starts[rows]
+    odd = rows[_ends_in_space(keys.data, last)]
+    named = Strings(keys.data, keys.starts, lengths)
+    return named.replaced(odd, [_without_sense(keys[row]) for row in odd.tolist()])
+
+
+def _ends_in_space(data: Array, ends: Array) -> npt.NDArray[np.bool_]:
+    """Whether white space, or what may be some, stands before each of these places."""
+    third, second, last = (data[np.maximum(ends - back, 0)] for back in (3, 2, 1))
+    return (last <= _SPACE) | is_wide_space(third, second, last) | is_wide_space(second, last, last)
 
 
 def _without_sense(key: bytes) -> bytes:

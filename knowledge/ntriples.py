@@ -9,6 +9,7 @@ import re
 
 from knowledge.checking import ALIAS, NAME, TRIPLE, Block, Refusals, Row, block_of
 from knowledge.splitting import Chunk
+from knowledge.tables import TYPE_RELATION
 
 _TERM = r"<([^<>\"{}|^`\x00-\x20]*)>"
 _NODE = r"(_:[^\s<>\"]+)"
@@ -35,7 +36,6 @@ _TYPES = frozenset(
 )
 # The other Chinese labels of an entity (zh-hant, zh-tw) are surfaces of it.
 _NAMED_IN = frozenset({"zh", "zh-cn", "zh-hans"})
-_TYPE_RELATION = "类型"
 
 
 def read_ntriples(chunk: Chunk, refusals: Refusals) -> tuple[Block, int]:
@@ -73,7 +73,7 @@ def _said(subject: str, relation: str, text: str, language: str, literal: bool) 
         if not language or language.split("-")[0] in ("zh", "en"):
             return ALIAS, subject, "", text, math.nan
         return "label: in a language that is not linked"
-    relation = _TYPE_RELATION if relation in _TYPES else relation
+    relation = TYPE_RELATION if relation in _TYPES else relation
     return TRIPLE, subject, relation, text, math.nan
 
 

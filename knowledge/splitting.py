@@ -109,7 +109,7 @@ class Lines:
         at_edge = np.isin(before, edges) | np.isin(after, edges) | (places == len(self.data) - 1)
         odd = (here < _SPACE) & ~((here == _RETURN) & (after == _NEWLINE))
         odd |= (here == 127) | (here == _QUOTE) | ((here == _SPACE) & at_edge)
-        odd |= _is_wide_space(here, after, third)
+        odd |= is_wide_space(here, after, third)
         return places[odd]
 
     def _valid(self) -> npt.NDArray[np.bool_]:
@@ -125,7 +125,7 @@ class Lines:
         return valid
 
 
-def _is_wide_space(here: Array, after: Array, third: Array) -> npt.NDArray[np.bool_]:
+def is_wide_space(here: Array, after: Array, third: Array) -> npt.NDArray[np.bool_]:
     """White space of more than one byte: U+0085 A0 1680 2000-200A 2028 2029 202F 205F 3000."""
     found = (here == 0xC2) & ((after == 0x85) | (after == 0xA0))
     found |= (here == 0xE1) & (after == 0x9A)

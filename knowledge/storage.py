@@ -6,6 +6,7 @@ A mapped file must never be overwritten or truncated (SIGBUS), so nothing here w
 import json
 import os
 from collections.abc import Iterator
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from tokenize import TokenError
 from typing import Any
@@ -59,39 +60,43 @@ class ArrayWriter:
         np.lib.format.write_array_header_1_0(self._file, header)
 
 
-def map_array(path: Path) -> Array:
-    """Map one `.npy` file read-only. Raises DamagedVersionError if its header is not one."""
+def map_array(path: Path, least: int = 0) -> Array:
+    """Map one `.npy` file read-only. Raises DamagedVersionError if it holds no list of `least`."""
     try:
         # A plain view of the mapping: indexing a np.memmap itself is several times slower.
-        return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+        array = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
     except _NPY_ERRORS as error:
         raise DamagedVersionError(path, f"not a readable .npy file ({error})") from error
+    if array.ndim != 1 or len(array) < least or not array.dtype.isnative:
+        wanted = f"wanted ({least} or more,) in this machine's byte order"
+        raise DamagedVersionError(path, f"has {array.dtype} {array.shape}, {wanted}")
+    return array
 
 
 class StringTable:
     """Read-only list of strings: UTF-8 bytes end to end, and the offsets between them."""
 
-    def __init__(self, data: Array, offsets: Array) -> None:
-        # Single items of a memory view are read several times faster than those of an array.
-        self._data = data.data
+    def __init__(self, data: mmap | bytes, offsets: Array) -> None:
+        # Pieces of a mapping, and items of a memory view, are read faster than those of an array.
+        self._data = data
         self._offsets = offsets.data
 
     @classmethod
     def open(cls, data: Path, offsets: Path) -> "StringTable":
         """Map a table written by `string_files.StringsWriter`."""
-        positions = map_array(offsets)
+        positions = map_array(offsets, 1)
         size = data.stat().st_size
-        if positions.ndim != 1 or not len(positions) or int(positions[-1]) != size:
+        if int(positions[-1]) != size:
             raise DamagedVersionError(offsets, f"does not end at the {size} bytes of {data.name}")
-        # An empty file cannot be mapped.
-        mapped = np.asarray(np.memmap(data, np.uint8, "r")) if size else np.zeros(0, np.uint8)
+        with data.open("rb") as file:  # an empty file cannot be mapped
+            mapped = mmap(file.fileno(), 0, access=ACCESS_READ) if size else b""
         return cls(mapped, positions)
 
     def __len__(self) -> int:
         return len(self._offsets) - 1
 
     def __getitem__(self, index: int) -> str:
-        return str(self._bytes(index), "utf-8")
+        return self._bytes(index).decode("utf-8")
 
     def __iter__(self) -> Iterator[str]:
         return (self[index] for index in range(len(self)))
@@ -103,13 +108,13 @@ class StringTable:
         low, high = 0, len(self)
         while low < high:
             middle = (low + high) // 2
-            if bytes(self._bytes(middle)) < wanted:
+            if self._bytes(middle) < wanted:
                 low = middle + 1
             else:
                 high = middle
         return low if low < len(self) and self._bytes(low) == wanted else -1
 
-    def _bytes(self, index: int) -> memoryview:
+    def _bytes(self, index: int) -> bytes:
         return self._data[self._offsets[index] : self._offsets[index + 1]]
 
 

@@ -12,14 +12,14 @@ _PAGE = 4096
 class GraphStore:
     """Holds the graph in use. A request takes `graph` once and keeps it: link, neighbours and
     vectors then agree, whatever is swapped meanwhile. The old version's files stay mapped until
-    its last reader lets go of it; nobody may delete them before.
+    the exchange after its own, and until its last reader lets go of it.
     """
 
     def __init__(self, path: str | Path, *, verify: Verify = "quick") -> None:
         """Open the version that `CURRENT` in `path` names. Raises a VersionError."""
         self._path = Path(path)
         self._reloading = threading.Lock()
-        self._graph = KnowledgeGraph.open(self._path, verify=verify)
+        self._graph = self._former = KnowledgeGraph.open(self._path, verify=verify)
 
     @property
     def graph(self) -> KnowledgeGraph:
@@ -37,7 +37,9 @@ class GraphStore:
             if found.version != self._graph.version:
                 if warm:
                     warm_up(found.path)
-                self._graph = found
+                # Who lets go of a graph last has to unmap its files: not a request, but the next
+                # exchange.
+                self._graph, self._former = found, self._graph
             return self._graph.version
 
 

@@ -96,17 +96,19 @@ def _smoother_beside(values: Pixels) -> npt.NDArray[np.bool_]:
     """Which rows of (H, 3W) have differences to the left clearly smaller than those above.
 
     Clearly: equal filters in a run compress better than the best one of each row. Of a large
-    picture one row stands for a few. The first row, with none above, always does.
+    picture the second of a few rows stands for all of them. The first has none above.
     """
     height, width = values.shape
-    beside = np.ones(height, np.bool_)
+    beside = np.zeros(height, np.bool_)
     if width > _RGB_BYTES:
         together = min(_MOST_TOGETHER, 1 + values.size // _LOOKED_AT)
         here = values[1::together]
         above = values[:-1:together]
         left = _sizes(here[:, _RGB_BYTES:] - here[:, :-_RGB_BYTES])
-        smoother = left < _CLEARLY * _sizes(here - above)
-        beside[1:] = np.repeat(smoother, together)[: height - 1]
+        smoother = np.repeat(left < _CLEARLY * _sizes(here - above), together)
+        runs = beside[together == 1 :]
+        runs[: len(smoother)] = smoother[: len(runs)]
+    beside[0] = True
     return beside
 
 

@@ -1,9 +1,7 @@
 """Rows of many requests in one batch: the same bits, cancels, previews, errors of one row alone."""
 
-import gc
 import random
 import threading
-import weakref
 from dataclasses import replace
 
 import pytest
@@ -141,14 +139,6 @@ def test_rows_of_other_sizes_go_in_calls_of_their_own():
     engine.run()
     assert sorted(calls) == [1] * 4 + [2] * 4
     assert torch.equal(tickets[0].latents, tickets[2].latents)
-
-
-def test_an_idle_engine_keeps_nothing_of_its_last_rows():
-    engine = Engine(follow_text, rows=2)
-    last = weakref.ref(engine.submit(request(0, guidance=3.0)))
-    engine.run()
-    gc.collect()
-    assert last() is None
 
 
 def test_a_late_row_joins_at_the_next_step_and_an_early_one_leaves():

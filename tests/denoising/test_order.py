@@ -1,5 +1,8 @@
 """Who goes first where there are more rows than a call has, and what becomes of those who wait."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 
@@ -86,3 +89,11 @@ def test_an_error_ends_who_was_in_the_call_and_not_who_is_paused():
     assert (hurt.error, paused.done) == (raised.value, False)
     engine.run()
     assert torch.equal(paused.latents, alone(paused.request))
+
+
+def test_an_idle_engine_keeps_nothing_of_its_last_rows():
+    engine = Engine(follow_text, rows=2)
+    last = weakref.ref(engine.submit(request(0, steps=2)))
+    engine.run()
+    gc.collect()
+    assert last() is None

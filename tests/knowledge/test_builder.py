@@ -122,3 +122,19 @@ def test_a_full_disk_leaves_no_half_version(store: Path, monkeypatch: pytest.Mon
     with pytest.raises(BuildError, match="No space left"):
         build_version([("新", "是", "旧")], [], store)
     assert sorted(store.iterdir()) == entries
+
+
+def test_entities_are_called_by_their_keys_less_a_sense(tmp_path: Path) -> None:
+    called = {
+        "苹果[公司]": "苹果",
+        "a [b] [c]": "a [b]",
+        "宽\u3000[义]": "宽",
+        "窄\u00a0[义]": "窄",
+        "[全]": "[全]",
+        " [全]": "[全]",
+        "无]": "无]",
+        "[无": "[无",
+        "[无]尾": "[无]尾",
+    }
+    graph = KnowledgeGraph.open(build_version([(k, "是", "物") for k in called], [], tmp_path))
+    assert {key: graph.name(graph.entity(key.strip())) for key in called} == called

@@ -84,3 +84,12 @@ def test_bench_counts_and_times_every_call(
     assert (found["entities"], found["triples"], found["swaps"]["swaps"]) == (2, 2, 50)
     assert found["links_per_text"] > 1
     assert found["private_bytes_of_a_further_process"] < 20e6
+
+
+def test_link_tells_what_is_not_understood(
+    built: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    caplog.set_level(logging.INFO)
+    assert main(["link", str(built), "大虫和人", "--max-entities", "1"]) == 0
+    assert capsys.readouterr().out.count("\n") == 1
+    assert " ? 人 is no link (too_many): 人" in caplog.messages

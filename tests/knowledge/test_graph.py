@@ -1,3 +1,5 @@
+import gc
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +24,18 @@ def test_an_unknown_entity_is_an_error_that_names_it(store: Path, unknown: str |
     with pytest.raises(UnknownEntityError) as raised:
         KnowledgeGraph.open(store).entity(unknown)
     assert raised.value.entity == unknown
+
+
+def test_a_graph_that_nobody_holds_is_gone_without_a_search_for_circles(store: Path) -> None:
+    graph = KnowledgeGraph.open(store)
+    assert graph.link("大虫和苹果手机")
+    gone = weakref.ref(graph)
+    gc.disable()
+    try:
+        del graph
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 def test_neighbours_are_the_facts_of_a_subject(store: Path) -> None:

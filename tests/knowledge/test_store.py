@@ -125,20 +125,22 @@ def test_a_damaged_version_is_refused_and_the_old_one_keeps_serving(
 KILLED_BUILDS = """
 import os, random, signal, sys, time
 from pathlib import Path
-from knowledge.builder import build_version
+from knowledge.builder import build_from_file, build_version
 from knowledge.store import GraphStore
 path, chance, killed = Path(sys.argv[1]), random.Random(0), 0
 facts = [(f"名{number}", "属于", f"类{number % 7}") for number in range(2000)]
-for _ in range(20):
+file = path / "facts.csv"
+file.write_text("实体,属性,值\\n" + "".join(",".join(fact) + "\\n" for fact in facts), "utf-8")
+for number in range(20):
     child = os.fork()
     if child == 0:
-        build_version(facts, [], path)
+        build_from_file(file, "ownthink", path) if number % 2 else build_version(facts, [], path)
         os._exit(0)
     time.sleep(chance.uniform(0.0, 0.15))
     os.kill(child, signal.SIGKILL)
     killed += os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
     GraphStore(path, verify="full")
-build_version(facts, [], path)
+assert build_from_file(file, "ownthink", path) == build_version(facts, [], path)
 print(killed)
 """
 

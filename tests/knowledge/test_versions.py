@@ -74,15 +74,17 @@ def test_a_flipped_byte_is_found_by_the_full_check(version: Path, name: str) -> 
     assert raised.value.path == version / name
 
 
-@pytest.mark.parametrize("position", range(0, 128, 8))
-def test_a_damaged_array_header_never_escapes_as_a_foreign_error(
-    version: Path, position: int
-) -> None:
-    content = bytearray((version / "tri_obj.npy").read_bytes())
-    content[position] ^= 8
-    (version / "tri_obj.npy").write_bytes(content)
-    with contextlib.suppress(DamagedVersionError):
-        KnowledgeGraph.open(version)
+@pytest.mark.parametrize("name", ["tri_obj.npy", "tri_ptr.npy", "surf_ptr.npy", "val_off.npy"])
+def test_a_damaged_array_header_never_escapes_as_a_foreign_error(version: Path, name: str) -> None:
+    content = (version / name).read_bytes()
+    shape = content.index(b"(") + 1
+    damages = [(place, content[place] ^ 8) for place in range(0, 128, 8)]
+    for place, byte in [*damages, (shape, ord("0")), (content.index(b"<"), ord(">"))]:
+        damaged = bytearray(content)
+        damaged[place] = byte
+        (version / name).write_bytes(damaged)
+        with contextlib.suppress(DamagedVersionError):
+            KnowledgeGraph.open(version)
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{", '{"version": "x"}', "\udcff"])
