@@ -17,6 +17,7 @@ def test_the_benchmark_compares_the_best_with_the_first(
     arguments = ["--model", micro_model_folder, "--data", data_folder, "--out", out]
     arguments += ["--candidates", 3, "--prompts", 2]
     monkeypatch.setattr(sys, "argv", ["best_of.py", *map(str, arguments)])
+    monkeypatch.syspath_prepend(SCRIPT.parent)  # as where it is run from there
     runpy.run_path(str(SCRIPT), run_name="__main__")
     report = json.loads(out.read_text(encoding="utf-8"))
     assert json.loads(capsys.readouterr().out) == report
