@@ -154,7 +154,7 @@ class Training:
 
     def denoiser(self, *, trained: bool = True) -> Denoiser:
         """The UNet; its draft is the one that was trained before."""
-        denoiser = self._begun_denoiser() if not trained else build_denoiser(self.config.denoiser)
+        denoiser = build_denoiser(self.config.denoiser) if trained else self._begun_denoiser()
         if denoiser.draft is not None and not trained:
             self._ready(denoiser.draft, "draft")
         self._ready(denoiser, "diffusion" if trained else None)

@@ -8,6 +8,8 @@
 # 15 MiB: `cat model.tar.* | tar -x` puts them together. When SECONDS are over, the stages that have a
 # checkpoint make the model; the next slice begins with it (`text_from`, `denoiser_from` in CONFIG).
 set -euo pipefail
+: "${2:?is missing; usage: recipes/emoji_zh/gpu.sh CARRIED OUT [SECONDS] [CONFIG]}"
+[ -f "$1/data.zip" ] || { echo "$1/data.zip: no such file; python -m recipes.emoji_zh.pack make writes it" >&2; exit 2; }
 carried=$1 out=$2 seconds=${3:-480} config=${4:-recipes/emoji_zh/gpu.toml}
 cd "$(dirname "$0")/../.."
 if compgen -G "$carried/wheels/*.whl" >/dev/null; then

@@ -19,8 +19,12 @@ def test_a_configuration_is_read_with_its_defaults(write_config):
 def test_a_shipped_recipe_is_a_configuration(name):
     from pathlib import Path
 
-    recipe = Path(__file__).parents[2] / "recipes" / "emoji_zh" / name
-    assert read_training_config(recipe).model.name == "emoji-zh"
+    recipe = Path(__file__).parents[2] / "recipes" / "emoji_zh"
+    config, shipped = (read_training_config(recipe / each) for each in (name, "config.toml"))
+    assert config.model.name == "emoji-zh"
+    # A slice on a GPU goes on with the shipped weights, so its networks are the same.
+    for part in ("model", "text", "image_tower", "autoencoder", "denoiser", "upscaler"):
+        assert getattr(config, part) == getattr(shipped, part)
 
 
 @pytest.mark.parametrize(
