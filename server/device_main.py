@@ -22,6 +22,7 @@ from server.admission import Measured
 from server.capabilities import read_capabilities
 from server.device import GraphInUse, Preview, WorkRequest, draw, exchange_graph, work_of
 from server.lookup import look_up
+from server.memory import use_one_arena
 from server.picture_check import PictureCheck, PictureRefusedError
 from server.wire import pack_error
 
@@ -147,6 +148,7 @@ def serve_device(
     `graph` is given where one took the place of the first one, `threshold` where pictures are
     checked.
     """
+    use_one_arena()
     # They go to the whole group or tree; the server drains and then kills this process.
     for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(ignored, signal.SIG_IGN)

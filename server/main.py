@@ -18,6 +18,7 @@ from server.admin import AdminPort, create_admin_app
 from server.app import create_app
 from server.control import Control
 from server.device_main import LoadPipeline
+from server.memory import use_one_arena
 from server.process import Patience, RemoteDevice
 from server.protocol import PatientProtocol
 from server.service import Service
@@ -33,6 +34,7 @@ def run(settings: Settings) -> None:
     Raises `CheckpointError` where the model, its graph or an adapter cannot be loaded, before it
     listens, and `InvalidRequestError` where the operators' port cannot be had.
     """
+    use_one_arena()
     with contextlib.ExitStack() as stack:
         port = None if settings.admin_port is None else AdminPort(settings)
         if port is not None:
