@@ -58,7 +58,7 @@ def survive(model: Path, state: Path, plan: Plan) -> Survival:
     )
     while report.kills < plan.kills and time.monotonic() < end:
         server, number = start(settings).process, report.kills
-        due = plan.jobs * (number + 1) // plan.kills - plan.jobs * number // plan.kills
+        due = plan.jobs * (number + 1) // plan.kills - report.accepted  # with those not answered
         timer = threading.Timer(chance.uniform(0.0, plan.window), server.kill)
         # On a slow machine nothing would be accepted in time: most kills wait for the first job.
         if not due or chance.random() < 0.3:

@@ -73,7 +73,12 @@ class AdminPort:
     def start(self, app: FastAPI) -> None:
         """Answer with `app` from now on."""
         config = uvicorn.Config(
-            app, http=PatientProtocol, log_config=None, lifespan="off", server_header=False
+            app,
+            http=PatientProtocol,
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            server_header=False,
         )
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(

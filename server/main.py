@@ -56,6 +56,7 @@ def _config(app: FastAPI, settings: Settings) -> uvicorn.Config:
         host=settings.host,
         port=settings.port,
         log_config=log_config(),
+        access_log=False,  # ours has the request's id, and the answer goes first
         timeout_graceful_shutdown=settings.drain_seconds,
         server_header=False,
     )

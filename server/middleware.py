@@ -1,6 +1,7 @@
 """What every request passes, before and after its route: identity, host and origin, body size."""
 
 import asyncio
+import logging
 import re
 import secrets
 import time
@@ -21,9 +22,11 @@ _UNCOUNTED = ("/livez", "/readyz", "/startupz", "/version", "/metrics", "/openap
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _TRACEPARENT = re.compile(r"00-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-([0-9a-f]{2})")
 
+logger = logging.getLogger(__name__)
+
 
 class RequestContext:
-    """Gives each request an id and a trace, answers with both, and counts the answers."""
+    """Gives each request an id and a trace, answers with both, counts and logs the answers."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self.app, self.metrics = app, metrics
@@ -54,6 +57,16 @@ class RequestContext:
         finally:
             if scope["path"] not in _UNCOUNTED and not scope["path"].startswith("/admin/"):
                 self.metrics.requests.labels(status=str(status)).inc()
+            _log(scope, status, request_id)
+
+
+def _log(scope: Scope, status: int, request_id: str) -> None:
+    """After the answer, which nobody waits for it. Without the query: it may hold a prompt."""
+    client = scope["client"] or ("-", 0)
+    milliseconds = 1000 * (time.monotonic() - scope["state"]["began"])
+    path = scope["raw_path"].decode("ascii", "backslashreplace")
+    line = '%s:%d "%s %s" %d %.0f ms %s'
+    logger.info(line, *client[:2], scope["method"], path, status, milliseconds, request_id)
 
 
 class Guard:

@@ -229,7 +229,8 @@ class Worker:
     def _draw_and_tell(self, ticket: Ticket) -> Succeeded | Failed:
         """The worker's edge: whatever a run raises becomes a failed ticket and a traceback."""
         began = time.monotonic()
-        ticket.publish(Started(began - ticket.submitted))
+        if ticket.request.hears_steps:  # each event costs a turn of the event loop
+            ticket.publish(Started(began - ticket.submitted))
         try:
             result = self._draw(ticket)
         except (CanceledError, InvalidRequestError) as error:

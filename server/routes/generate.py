@@ -8,12 +8,12 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TypeVar
 
-from anyio import to_thread
 from fastapi import APIRouter, Request, Response
 
 from server.answers import Finished, build_answer
 from server.device import WorkRequest
 from server.drawing import result_bytes
+from server.encoding import beside_the_loop
 from server.errors import Problem, problem_of_error
 from server.images import Addresses
 from server.labels import embeds_parameters, label_position
@@ -89,7 +89,7 @@ async def answer_in_time(
                     embeds=embeds_parameters(service.settings, service.keys, owner_of(request)),
                     addresses=addresses,
                 )
-                answer = await to_thread.run_sync(build, finished)
+                answer = await beside_the_loop(build, finished)
     except TimeoutError:
         raise Problem("deadline", values={"received": asked.deadline_ms}) from None
     service.metrics.latency.observe(time.monotonic() - request.state.began)
