@@ -1,5 +1,6 @@
 """What a loaded model says of itself, and what it can be asked for."""
 
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from rapid_diffusion.checkpoints.folder import folder_digest
 from rapid_diffusion.denoising.samplers import SAMPLERS
 from rapid_diffusion.model_folder import Model
 from rapid_diffusion.precision import is_narrow
+from rapid_diffusion.request import Offer
 from rapid_diffusion.version import __version__
 
 if TYPE_CHECKING:
@@ -116,6 +118,18 @@ class ModelFacts:
     def upscales(self) -> list[int]:
         """How many times a drawing may be enlarged."""
         return [1] if self.model.upscaler is None else [1, self.model.upscaler.scale]
+
+    @property
+    def styles(self) -> list[str]:
+        """Words that name a style; sentences without one of them are told the first."""
+        return self.model.card.styles.split()
+
+    def offer(self, adapters: Sequence[str]) -> Offer:
+        """What a call may ask for, with these adapters."""
+        room = self.model.tokenizer.max_length - 2  # [CLS] and [SEP]
+        return Offer(
+            self.default_parameters, self.sizes, self.upscales, adapters, self.styles, room
+        )
 
     @property
     def most_candidates(self) -> int:

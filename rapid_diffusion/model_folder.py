@@ -44,7 +44,8 @@ Record = TypeVar("Record")
 class ModelCard:
     """What a model says of itself, and what a call without parameters does.
 
-    `teacher`: name and digest of the model that a student was distilled from.
+    `teacher`: name and digest of the model that a student was distilled from. `styles`: words that
+    name a style, apart by blanks; a sentence without one of them is told the first.
     """
 
     name: str
@@ -56,6 +57,7 @@ class ModelCard:
     scheduler: str = "dpmpp_2m"
     upscale: int = 4
     teacher: str = ""
+    styles: str = ""
 
 
 @dataclass

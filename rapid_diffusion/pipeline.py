@@ -37,7 +37,7 @@ from rapid_diffusion.model_folder import (
 from rapid_diffusion.opening import move_model, open_model
 from rapid_diffusion.precision import checked_device, checked_dtype, fast_dtype
 from rapid_diffusion.rendering import GenerationResult, render_rows
-from rapid_diffusion.request import Offer, Request, check_choice, complete_request
+from rapid_diffusion.request import Request, check_choice, complete_request
 from rapid_diffusion.text.cache import TextCache
 from rapid_diffusion.text.encoder import TextStates
 from rapid_diffusion.text.entities import (
@@ -201,8 +201,9 @@ class RapidDiffusionPipeline(ModelFacts, TakesAdapters):
         **wishes: Any,
     ) -> Request:
         """Check every parameter and fill in the defaults; a wish of None means the default."""
-        offer = Offer(self.default_parameters, self.sizes, self.upscales, list(self.adapters))
-        return complete_request(offer, prompt, num_images_per_prompt, seed, generator, wishes)
+        return complete_request(
+            self.offer(list(self.adapters)), prompt, num_images_per_prompt, seed, generator, wishes
+        )
 
     def link(
         self, request: Request, knowledge: bool | Sequence[EntityWeight] = True

@@ -28,7 +28,10 @@ Choice = TypeVar("Choice", int, str)
 
 @dataclass(frozen=True)
 class Request:
-    """One call, complete: a row for each picture. `negative_prompt` serves all rows."""
+    """One call, complete: a row for each picture. `negative_prompt` serves all rows.
+
+    `style` is what was added to prompts that named none.
+    """
 
     prompts: tuple[str, ...]
     seeds: tuple[int, ...]
@@ -41,6 +44,7 @@ class Request:
     upscale: int
     adapter: str | None = None
     adapter_scale: float = 1.0
+    style: str | None = None
 
     @property
     def is_guided(self) -> bool:
@@ -48,7 +52,7 @@ class Request:
         return self.guidance_scale != 1.0
 
     def parameters(self) -> dict[str, Any]:
-        """The effective parameters of all rows; the adapter's only where there is one."""
+        """The effective parameters of all rows; adapter and style only where there is one."""
         adapter = {"adapter": self.adapter, "adapter_scale": self.adapter_scale}
         return {
             "negative_prompt": self.negative_prompt,
@@ -59,6 +63,7 @@ class Request:
             "scheduler": self.scheduler,
             "upscale": self.upscale,
             **(adapter if self.adapter is not None else {}),
+            **({"style": self.style} if self.style is not None else {}),
         }
 
     def batches(self, size: int) -> Iterator["Request"]:
@@ -70,12 +75,24 @@ class Request:
 
 @dataclass(frozen=True)
 class Offer:
-    """What one model can be asked for: defaults, sizes (height, width), upscales, adapters."""
+    """What one model can be asked for: defaults, sizes (height, width), upscales, adapters.
+
+    `styles`: words that name a style, the default first. `room`: characters that a sentence holds.
+    """
 
     defaults: Mapping[str, Any]
     sizes: Sequence[tuple[int, int]]
     upscales: Sequence[int]
     adapters: Sequence[str] = ()
+    styles: Sequence[str] = ()
+    room: int = MOST_CHARACTERS
+
+    def with_style(self, text: str) -> str:
+        """A sentence that names no style gets the default one, where there is room for it."""
+        if not self.styles or any(word in text for word in self.styles):
+            return text
+        longer = f"{text}，{self.styles[0]}"
+        return longer if len(longer) <= self.room else text
 
 
 def complete_request(
@@ -92,12 +109,14 @@ def complete_request(
     """
     prompts = check_prompts(prompt)
     count = check_integer("num_images_per_prompt", num_images_per_prompt, 1, MOST_IMAGES)
-    rows = [text for text in prompts for _ in range(count)]
     wanted = {**offer.defaults, **{k: v for k, v in wishes.items() if v is not None}}
     heights, widths = zip(*offer.sizes, strict=True)
     adapter, adapter_scale = check_adapter(
         wanted.get("adapter"), wanted.get("adapter_scale"), offer.adapters
     )
+    # An adapter has words of its own for how it draws.
+    told = prompts if adapter else [offer.with_style(text) for text in prompts]
+    rows = [text for text in told for _ in range(count)]
     return Request(
         prompts=tuple(rows),
         seeds=seeds_for(seed, len(rows), generator),
@@ -114,6 +133,7 @@ def complete_request(
         upscale=check_choice("upscale", wanted["upscale"], offer.upscales),
         adapter=adapter,
         adapter_scale=adapter_scale,
+        style=offer.styles[0] if told != prompts else None,
     )
 
 

@@ -231,6 +231,7 @@ class CapabilitiesAnswer(BaseModel):
     sizes: list[dict[str, int]] = Field(min_length=1)
     upscales: list[int]
     schedulers: list[str]
+    styles: list[str]
     adapters: list[dict[str, str]]
     output_formats: list[str]
     response_formats: list[str]

@@ -1,5 +1,6 @@
 """What the loaded model can do, read once: plain data, so that routes never touch the pipeline."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -15,7 +16,7 @@ class Capabilities:
     """The facts of one model; `sizes` are (height, width) in pixels of the drawing.
 
     `origin` is what its pictures carry, to be verified; `adapters` maps the name a request gives
-    to what is told of that adapter.
+    to what is told of that adapter; `styles` are as `RapidDiffusionPipeline.styles`.
     """
 
     license: str
@@ -28,6 +29,7 @@ class Capabilities:
     attributions: str
     adapters: dict[str, dict[str, str]]
     most_candidates: int = 1
+    styles: Sequence[str] = ()
 
     @property
     def name(self) -> str:
@@ -87,6 +89,7 @@ def read_capabilities(pipeline: RapidDiffusionPipeline) -> Capabilities:
         upscales=sorted({1, *pipeline.upscales}),
         defaults=dict(pipeline.default_parameters),
         most_candidates=pipeline.most_candidates,
+        styles=pipeline.styles,
         attributions="\n\n".join(filter(None, [*_whose(pipeline), read_notice()])),
         adapters={
             name: {"name": name, "title": card.name, "digest": card.digest, "license": card.license}

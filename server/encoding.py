@@ -21,7 +21,8 @@ from rapid_diffusion.images.label import Position, draw_label, pillow_metadata, 
 from rapid_diffusion.images.png import encode_png
 from server.schemas import ImageFormat
 
-Given, Made = TypeVar("Given"), TypeVar("Made")
+Given = TypeVar("Given")
+Made = TypeVar("Made")
 #: Threads of their own: what waits for the disk in the event loop's pool keeps no picture waiting.
 _ENCODERS = ThreadPoolExecutor(os.cpu_count(), "encoder")
 

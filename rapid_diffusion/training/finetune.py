@@ -196,6 +196,7 @@ def _renamed(model: Model, config: FinetuneConfig, base: Base) -> Model:
         name=said.name,
         license=" + ".join(filter(None, [model.card.license, said.license])),
         attribution="; ".join(filter(None, [model.card.attribution, said.attribution])),
+        styles=said.styles,
     )
     logger.info("%s comes of %s %s", card.name, base.name, base.digest)
     model.text_encoder.cpu()

@@ -42,12 +42,16 @@ class LoraConfig:
 
 @dataclass(frozen=True)
 class ResultConfig:
-    """What comes out: its name, whose work is in it, how a model folder is stored."""
+    """What comes out: its name, whose work is in it, how a model folder is stored.
+
+    `styles`: as `ModelCard` says; the base's words are not taken over, nor are they an adapter's.
+    """
 
     name: str
     license: str = ""
     attribution: str = ""
     storage: Storage = "float16"
+    styles: str = ""
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,7 @@ def _describe(able: Capabilities) -> dict[str, Any]:
         "sizes": [{"width": width, "height": height} for height, width in able.sizes],
         "upscales": able.upscales,
         "schedulers": able.schedulers,
+        "styles": list(able.styles),
         "adapters": list(able.adapters.values()),
         "output_formats": list(get_args(ImageFormat)),
         "defaults": able.defaults,
