@@ -22,7 +22,7 @@ from server.admission import Measured
 from server.capabilities import read_capabilities
 from server.device import GraphInUse, Preview, WorkRequest, draw, exchange_graph, work_of
 from server.lookup import look_up
-from server.memory import use_one_arena
+from server.memory import keep_what_is_there, use_one_arena
 from server.picture_check import PictureCheck, PictureRefusedError
 from server.wire import pack_error
 
@@ -164,6 +164,7 @@ def serve_device(
         logger.error("the model could not be loaded", exc_info=error)
         hands.send(0, "failed", pack_error(error))
         return
+    keep_what_is_there()
     threading.Thread(target=_beat, args=(beats, hands), daemon=True).start()
     # Threads that stay: each keeps its own pool of OpenMP threads.
     for _ in range(able.concurrency - 1):

@@ -18,7 +18,7 @@ from server.admin import AdminPort, create_admin_app
 from server.app import create_app
 from server.control import Control
 from server.device_main import LoadPipeline
-from server.memory import use_one_arena
+from server.memory import keep_what_is_there, use_one_arena
 from server.process import Patience, RemoteDevice
 from server.protocol import PatientProtocol
 from server.service import Service
@@ -45,6 +45,7 @@ def run(settings: Settings) -> None:
         if port is not None:
             port.start(create_admin_app(app.state.service, control))
         stack.enter_context(_hearing_hang_ups(control))
+        keep_what_is_there()
         server.run()
 
 

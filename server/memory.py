@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import gc
 
 _M_ARENA_MAX = -8  # of glibc's <malloc.h>
 
@@ -15,3 +16,13 @@ def use_one_arena() -> None:
     """
     with contextlib.suppress(AttributeError, OSError, TypeError):
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
+
+
+def keep_what_is_there() -> None:
+    """Have the garbage collector pass by all that there is now: modules and models stay.
+
+    Looking through them stops every thread for a tenth of a second, and touches each page of what
+    a process shares with the one that it was forked from.
+    """
+    gc.collect()
+    gc.freeze()
