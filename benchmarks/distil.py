@@ -19,11 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
-from recall import Wanted, judged_prompts, recalls
+from recall import Wanted, drawn, judged_prompts, recalls
+from torch import Tensor
 from torch.nn import functional
-from tqdm import tqdm
 
 from rapid_diffusion import RapidDiffusionPipeline
 from rapid_diffusion.evaluation.fid import Features, KernelDistance, resampled
@@ -31,7 +29,6 @@ from rapid_diffusion.evaluation.intervals import rounded
 from rapid_diffusion.evaluation.report import Recognition
 from rapid_diffusion.evaluation.speed import machine
 from rapid_diffusion.files import write_bytes
-from rapid_diffusion.images.convert import pixels_to_unit
 
 ROUNDS = 200
 
@@ -53,9 +50,7 @@ def main() -> None:
     recognition = Recognition(options.data)
     wanted = judged_prompts(recognition, options.seeds, options.prompts)
     pooled = {name: drawn(pipe, recognition, wanted) for name, pipe in models.items()}
-    units = {
-        name: functional.normalize(torch.from_numpy(rows), dim=-1) for name, rows in pooled.items()
-    }
+    units = {name: functional.normalize(rows, dim=-1) for name, rows in pooled.items()}
     report = {
         "command": " ".join(["python", *sys.argv]),
         "machine": machine(models["model"]),
@@ -76,27 +71,14 @@ def facts(pipe: RapidDiffusionPipeline) -> dict[str, Any]:
     return {"name": pipe.name, "digest": pipe.digest, "parameters": pipe.default_parameters}
 
 
-def drawn(
-    pipe: RapidDiffusionPipeline, recognition: Recognition, wanted: Wanted
-) -> NDArray[np.float32]:
-    """What the judge sees in each finished picture, (N, 1280)."""
-    rows = [{"prompt": prompt.text, "seed": seed} for _, prompt, seed in wanted]
-    results = pipe.render(rows, output_type="numpy")
-    seen = [
-        recognition.judge.pooled(pixels_to_unit(result.images))
-        for result in tqdm(results, desc=pipe.name, total=len(rows), unit="picture")
-    ]
-    return torch.cat(seen).numpy()
-
-
 def distances(
-    recognition: Recognition, wanted: Wanted, pooled: dict[str, NDArray[np.float32]]
+    recognition: Recognition, wanted: Wanted, pooled: dict[str, Tensor]
 ) -> dict[str, Any]:
     """KID of each against the real pictures that the prompts are the captions of."""
     scale = float(recognition.pooled.double().square().mean().sqrt())
     real: Features = recognition.pooled[[prompt.row for _, prompt, _ in wanted]].double().numpy()
     kernels = {
-        name: KernelDistance(features.astype(np.float64) / scale, real / scale)
+        name: KernelDistance(features.double().numpy() / scale, real / scale)
         for name, features in pooled.items()
     }
     values = {name: kernel.value() for name, kernel in kernels.items()}

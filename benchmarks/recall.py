@@ -3,12 +3,16 @@
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
+from tqdm import tqdm
 
+from rapid_diffusion import RapidDiffusionPipeline
 from rapid_diffusion.evaluation.evidence import by_digest
 from rapid_diffusion.evaluation.intervals import compared, rounded
 from rapid_diffusion.evaluation.report import Prompt, Recognition
 from rapid_diffusion.evaluation.retrieval import Query
+from rapid_diffusion.images.convert import pixels_to_unit
 
 RUNS = ("trained_pairs", "held_out_pairs")
 #: (run, prompt, seed) of each picture.
@@ -25,6 +29,20 @@ def judged_prompts(recognition: Recognition, seeds: int, prompts: int) -> Wanted
         for prompt in by_digest(plan[name].prompts)[:prompts]
         for seed in range(seeds)
     ]
+
+
+@torch.inference_mode()
+def drawn(
+    pipeline: RapidDiffusionPipeline, recognition: Recognition, wanted: Wanted, **parameters: Any
+) -> Tensor:
+    """What the judge sees in each finished picture, (N, 1280) as `Judge.pooled` gives it."""
+    rows = [{"prompt": prompt.text, "seed": seed} for _, prompt, seed in wanted]
+    results = pipeline.render(rows, output_type="numpy", **parameters)
+    seen = [
+        recognition.judge.pooled(pixels_to_unit(result.images))
+        for result in tqdm(results, desc=pipeline.name, total=len(rows), unit="picture")
+    ]
+    return torch.cat(seen)
 
 
 def recalls(

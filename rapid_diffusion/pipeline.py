@@ -152,6 +152,7 @@ class RapidDiffusionPipeline(ModelFacts, TakesAdapters):
         knowledge: bool | Sequence[EntityWeight] = True,
         adapter: str | None = None,
         adapter_scale: float | None = None,
+        style: str | None = None,
         output_type: str = "pil",
         callback_on_step_end: StepCallback | None = None,
     ) -> GenerationResult:
@@ -159,18 +160,18 @@ class RapidDiffusionPipeline(ModelFacts, TakesAdapters):
 
         `seed`: one number (counted up over the pictures), or one a picture; without it, seeds are
         drawn (from `generator`, if given) and returned. `height`, `width`: of the drawing, before
-        `upscale`. `knowledge`: link prompts to the graph, do not, or use these entities. `adapter`:
-        one of `adapters`, for this call, `adapter_scale` (0 to 2; default 1) times.
-        `num_candidates`: draw so many a picture, with seeds made from its own; `score` chooses.
-        `callback_on_step_end(step, steps, latents)` may raise to stop (a batch is 8). Raises
-        `InvalidRequestError` naming the parameter, `NumericalError` for a NaN.
+        `upscale`. `knowledge`: link prompts, do not, or use these entities. `adapter`: one of
+        `adapters`, `adapter_scale` (0 to 2) times. `style`: told to prompts that name none ("":
+        nothing; default: the first of `styles`). `num_candidates`: draw so many, with seeds made
+        from its own; `score` chooses. `callback_on_step_end(step, steps, latents)` may raise to
+        stop (a batch is 8). Raises `InvalidRequestError` (`field`), `NumericalError` for a NaN.
         """
         check_choice("output_type", output_type, OUTPUT_TYPES)
         candidates = check_candidates(num_candidates, self.most_candidates, self.name)
         wishes: dict[str, Any] = {"height": height, "width": width, "scheduler": scheduler}
         wishes |= {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
         wishes |= {"negative_prompt": negative_prompt, "upscale": upscale}
-        wishes |= {"adapter": adapter, "adapter_scale": adapter_scale}
+        wishes |= {"adapter": adapter, "adapter_scale": adapter_scale, "style": style}
         request = self.request(prompt, num_images_per_prompt, seed, generator, **wishes)
         timings: dict[str, float] = {}
         with timed(timings, "text"):
@@ -201,9 +202,8 @@ class RapidDiffusionPipeline(ModelFacts, TakesAdapters):
         **wishes: Any,
     ) -> Request:
         """Check every parameter and fill in the defaults; a wish of None means the default."""
-        return complete_request(
-            self.offer(list(self.adapters)), prompt, num_images_per_prompt, seed, generator, wishes
-        )
+        offer = self.offer(list(self.adapters))
+        return complete_request(offer, prompt, num_images_per_prompt, seed, generator, wishes)
 
     def link(
         self, request: Request, knowledge: bool | Sequence[EntityWeight] = True

@@ -30,7 +30,7 @@ Choice = TypeVar("Choice", int, str)
 class Request:
     """One call, complete: a row for each picture. `negative_prompt` serves all rows.
 
-    `style` is what was added to prompts that named none.
+    `style` is what prompts that name none were told; None where none was told and none asked for.
     """
 
     prompts: tuple[str, ...]
@@ -87,11 +87,11 @@ class Offer:
     styles: Sequence[str] = ()
     room: int = MOST_CHARACTERS
 
-    def with_style(self, text: str) -> str:
-        """A sentence that names no style gets the default one, where there is room for it."""
-        if not self.styles or any(word in text for word in self.styles):
+    def with_style(self, text: str, style: str) -> str:
+        """A sentence that names no style gets this one, where there is room for it."""
+        if not style or any(word in text for word in (style, *self.styles)):
             return text
-        longer = f"{text}，{self.styles[0]}"
+        longer = f"{text}，{style}"
         return longer if len(longer) <= self.room else text
 
 
@@ -115,7 +115,9 @@ def complete_request(
         wanted.get("adapter"), wanted.get("adapter_scale"), offer.adapters
     )
     # An adapter has words of its own for how it draws.
-    told = prompts if adapter else [offer.with_style(text) for text in prompts]
+    default = "" if adapter or not offer.styles else offer.styles[0]
+    style = check_prompt("style", wanted.get("style", default), may_be_blank=True)
+    told = [offer.with_style(text, style) for text in prompts]
     rows = [text for text in told for _ in range(count)]
     return Request(
         prompts=tuple(rows),
@@ -133,7 +135,7 @@ def complete_request(
         upscale=check_choice("upscale", wanted["upscale"], offer.upscales),
         adapter=adapter,
         adapter_scale=adapter_scale,
-        style=offer.styles[0] if told != prompts else None,
+        style=style if told != prompts or "style" in wanted else None,
     )
 
 

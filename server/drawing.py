@@ -9,6 +9,7 @@ from rapid_diffusion.errors import CanceledError
 from server.answers import Finished, encode_answer
 from server.capabilities import Capabilities
 from server.device import WorkerLostError, WorkRequest
+from server.encoding import beside_the_loop
 from server.errors import Problem, error_object, problem_of_error
 from server.labels import embeds_parameters, label_position
 from server.live import LiveJob
@@ -51,7 +52,7 @@ async def draw_job(
             live.publish("progress", {"step": event.step, "steps": event.steps})
         elif isinstance(event, Preview):
             style = preview_style(live.asked, able, settings, live.record.id)
-            live.publish(PARTIAL_IMAGE, await asyncio.to_thread(partial_event, event, style))
+            live.publish(PARTIAL_IMAGE, await beside_the_loop(partial_event, event, style))
         else:
             last = event
     if isinstance(last, Failed):

@@ -1,6 +1,6 @@
 """Pixels to files: PNG by our own encoder, JPEG and WebP by Pillow, each with its implicit label.
 
-Runs in a thread of the server's pool, never on the event loop.
+Runs in threads of its own (`beside_the_loop`), or in those that write; never on the event loop.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, TypeVarTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,7 @@ from rapid_diffusion.images.label import Position, draw_label, pillow_metadata, 
 from rapid_diffusion.images.png import encode_png
 from server.schemas import ImageFormat
 
-Given = TypeVar("Given")
+Given = TypeVarTuple("Given")
 Made = TypeVar("Made")
 #: Threads of their own: what waits for the disk in the event loop's pool keeps no picture waiting.
 _ENCODERS = ThreadPoolExecutor(os.cpu_count(), "encoder")
@@ -52,9 +52,9 @@ class EncodedImage:
         }
 
 
-async def beside_the_loop(make: Callable[[Given], Made], given: Given) -> Made:
+async def beside_the_loop(make: Callable[[*Given], Made], *given: *Given) -> Made:
     """What `make` makes of `given`, in a thread for encoding."""
-    return await asyncio.get_running_loop().run_in_executor(_ENCODERS, make, given)
+    return await asyncio.get_running_loop().run_in_executor(_ENCODERS, make, *given)
 
 
 def encode_image(

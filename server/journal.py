@@ -19,6 +19,7 @@ from rapid_diffusion.errors import InvalidRequestError
 
 STATUSES = ("queued", "running", "succeeded", "failed", "canceled", "expired")
 OVER = frozenset(STATUSES[2:])
+OVER_IN_SQL = ", ".join(f"'{status}'" for status in sorted(OVER))
 _FORGOTTEN = "forgotten"  # past its retention: the row stays, so that it can be answered with 410
 _VERSION = 1
 _SCHEMA = """
@@ -204,12 +205,11 @@ class Journal:
 
     def forget(self, before: float) -> list[str]:
         """Empty the rows of jobs that ended before a time; returns their ids. Prompts go too."""
-        over = ", ".join(f"'{status}'" for status in sorted(OVER))
         with self._transaction() as database:
             rows = database.execute(  # words of this file; their results are not read again
                 "UPDATE jobs SET status = ?, request = '{}', error = NULL, result = NULL,"  # nosec B608
-                f" idempotency_key = NULL, bytes = 0 WHERE status IN ({over}) AND finished < ?"
-                " RETURNING id",
+                " idempotency_key = NULL, bytes = 0"
+                f" WHERE status IN ({OVER_IN_SQL}) AND finished < ? RETURNING id",
                 (_FORGOTTEN, before),
             )
             return [job_id for (job_id,) in rows]

@@ -61,7 +61,7 @@ class RequestContext:
 
 
 def _log(scope: Scope, status: int, request_id: str) -> None:
-    """After the answer, which nobody waits for it. Without the query: it may hold a prompt."""
+    """One line an answer, once it is sent. Without the query: it may hold a prompt."""
     client = scope["client"] or ("-", 0)
     milliseconds = 1000 * (time.monotonic() - scope["state"]["began"])
     path = scope["raw_path"].decode("ascii", "backslashreplace")

@@ -6,7 +6,7 @@ A job whose request has a webhook is untold until a row here says how telling it
 import json
 from dataclasses import dataclass
 
-from server.journal import OVER, Journal
+from server.journal import OVER_IN_SQL, Journal
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS webhooks (
@@ -17,7 +17,7 @@ CREATE TABLE IF NOT EXISTS webhooks (
 _UNTOLD = f"""
 SELECT jobs.id, coalesce(webhooks.attempts, 0), coalesce(webhooks.due, 0), jobs.request
 FROM jobs LEFT JOIN webhooks ON webhooks.job_id = jobs.id
-WHERE jobs.status IN ({", ".join(f"'{status}'" for status in sorted(OVER))})
+WHERE jobs.status IN ({OVER_IN_SQL})
   AND webhooks.ended IS NULL AND jobs.request LIKE '%"webhook"%'
 ORDER BY jobs.finished
 """  # nosec B608

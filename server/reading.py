@@ -150,6 +150,7 @@ def pipeline_arguments(request: GenerationRequest, seed: int) -> dict[str, Any]:
         "upscale",
         "adapter",
         "adapter_scale",
+        "style",
     )
     chosen = {name: getattr(request, name) for name in names}
     return {name: value for name, value in chosen.items() if value is not None} | {"seed": seed}

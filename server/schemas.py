@@ -103,6 +103,7 @@ class GenerationRequest(BaseModel):
     upscale: int | None = Field(None, ge=1, le=16)
     adapter: str | None = Field(None, min_length=1, max_length=64)
     adapter_scale: float | None = Field(None, ge=0.0, le=2.0, allow_inf_nan=False)
+    style: str | None = Field(None, max_length=64, description="told to a prompt that names none")
     output_format: ImageFormat = "png"
     output_quality: int = Field(95, ge=1, le=100, description="of jpeg and webp; png is lossless")
     response_format: Literal["b64_json", "url", "binary"] = "b64_json"
@@ -115,9 +116,9 @@ class GenerationRequest(BaseModel):
     def _prompt_shows_something(cls, value: str) -> str:
         return _refuse_blank(value)
 
-    @field_validator("negative_prompt")
+    @field_validator("negative_prompt", "style")
     @classmethod
-    def _negative_prompt_is_text(cls, value: str | None) -> str | None:
+    def _is_text(cls, value: str | None) -> str | None:
         return value if value is None else _refuse_control_characters(value)
 
     @field_validator("entities")

@@ -51,7 +51,11 @@ class Service:
         The negative prompt says what is not to be drawn: it may hold anything.
         """
         ids = [entity.id for entity in asked.entities if not isinstance(entity, str)]
-        for param, texts in (("prompt", [asked.prompt]), ("entities", ids)):
+        for param, texts in (
+            ("prompt", [asked.prompt]),
+            ("style", [asked.style or ""]),
+            ("entities", ids),
+        ):
             if any(map(self.words.current.refuses, texts)):
                 self.metrics.filtered.labels(by="words").inc()
                 raise Problem("content_filtered", param=param)

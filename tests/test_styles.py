@@ -36,6 +36,24 @@ def test_a_sentence_that_names_a_style_keeps_it(
     assert "style" not in styled(prompt).parameters
 
 
+def test_the_parameters_of_a_result_draw_it_again(styled: RapidDiffusionPipeline) -> None:
+    for wish in (None, "", "大红", STYLE):
+        first = styled(["老虎", "扁平的猫"], seed=1, style=wish, output_type="numpy")
+        told = first.parameters
+        again = styled(["老虎", "扁平的猫"], seed=first.seeds, output_type="numpy", **told)
+        assert np.array_equal(first.images, again.images)
+        assert again.parameters == told
+
+
+def test_a_style_may_be_asked_for_or_left_out(
+    styled: RapidDiffusionPipeline, micro_pipeline: RapidDiffusionPipeline
+) -> None:
+    assert styled.request("老虎", style="大红").prompts == ("老虎，大红",)
+    assert styled.request("扁平的老虎", style="大红").prompts == ("扁平的老虎",)
+    assert styled.request("老虎", style="").prompts == ("老虎",)
+    assert micro_pipeline.request("老虎", style="大红").prompts == ("老虎，大红",)
+
+
 def test_a_style_takes_no_room_from_the_sentence(styled: RapidDiffusionPipeline) -> None:
     room = styled.model.tokenizer.max_length - 2
     full = styled.request("虎" * room)

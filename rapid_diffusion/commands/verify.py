@@ -25,6 +25,7 @@ _CALL = (
     "scheduler",
     "upscale",
     "adapter_scale",
+    "style",
 )
 
 

@@ -10,6 +10,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 
 from server.answers import Drawn, encode_answer, give_pictures, new_answer_id
+from server.encoding import beside_the_loop
 from server.errors import Problem, error_object, language_of, problem_of_error
 from server.openai_schemas import OpenAIRequest, generation_of
 from server.previews import PARTIAL_IMAGE, partial_event, preview_style
@@ -48,7 +49,7 @@ async def generations(request: Request) -> Response:
         drawn, prompt = await drawing
         body, spent = _body(ours, drawn, prompt), {"Server-Timing": drawn.spent}
         # In a thread: megabytes of base64 would hold up the event loop.
-        return await asyncio.to_thread(JSONResponse, body, headers=spent)
+        return await beside_the_loop(JSONResponse, body, 200, spent)
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     # A refusal that comes at once is answered with its own status; later, the stream tells it.
     await asyncio.wait({drawing}, timeout=0.05)
@@ -101,7 +102,7 @@ class _Stream:
             finally:  # whoever leaves leaves no task behind
                 is_there = coming.done() or not coming.cancel()
             if is_there:
-                event = await asyncio.to_thread(partial_event, coming.result(), style)
+                event = await beside_the_loop(partial_event, coming.result(), style)
                 yield sse_text(PARTIAL_IMAGE, event)
             elif not drawing.done():
                 yield ": drawing\n\n"

@@ -70,6 +70,18 @@ def test_parameters_reach_the_pipeline(client: httpx.Client) -> None:
     assert body["data"][0]["width"] == wanted["width"]
 
 
+def test_style_is_told_and_the_parameters_of_an_answer_can_be_asked_for(
+    client: httpx.Client,
+) -> None:
+    asked = {"prompt": "老虎", "seed": 1}
+    first = client.post("/generate", json=asked | {"style": "卡通"}).json()
+    told = client.post("/generate", json=asked | {"prompt": "老虎，卡通"}).json()
+    again = client.post("/generate", json=asked | first["parameters"]).json()
+    pictures = [answer["data"][0]["pixel_sha256"] for answer in (first, told, again)]
+    assert len(set(pictures)) == 1
+    assert first["parameters"]["style"] == "卡通"
+
+
 def test_entities_are_reported_with_offsets_of_the_prompt(client: httpx.Client) -> None:
     entities = client.post("/generate", json=TIGER).json()["entities"]
     found = [(e["surface"], TIGER["prompt"][e["start"] : e["end"]]) for e in entities]

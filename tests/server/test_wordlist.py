@@ -144,6 +144,12 @@ def test_refused_prompt_is_422_and_the_term_is_told_nobody(
     assert 't2i_content_filtered_total{by="words"} 1.0' in client.get("/metrics").text
 
 
+def test_style_is_looked_at_too(listed: Any) -> None:
+    client, _, _ = listed
+    answer = client.post("/generate", json={"prompt": "猫", "style": "赌博"})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (422, "style")
+
+
 def test_stream_is_refused_with_a_status_and_ids_are_looked_at(listed: Any) -> None:
     client, _, _ = listed
     stream = {"prompt": "赌博", "stream": True}
