@@ -1,7 +1,8 @@
-"""What becomes of sentences that name no style: `python benchmarks/sentences.py --data DIR`.
+"""What becomes of sentences as people type them: `python benchmarks/sentences.py --data DIR`.
 
 The judge looks at pictures of 100 animals and foods, each asked for in the words of somebody who
-knows no captions, drawn with the model's default style and without it. Pairs of equal seeds.
+knows no captions, drawn by two models in the model's default style; without `--against` by one,
+with that style and without it. Pairs of equal seeds.
 """
 
 import argparse
@@ -17,30 +18,44 @@ from rapid_diffusion import RapidDiffusionPipeline
 from rapid_diffusion.evaluation.report import Prompt, Recognition
 from rapid_diffusion.files import write_bytes
 
-SENTENCES = ("{}", "我想要一个{}", "一只可爱的{}", "给我画一张{}的图片")
+SENTENCES = (
+    "{}",
+    "我想要一个{}",
+    "一只可爱的{}",
+    "给我画一张{}的图片",
+    "一只正在睡觉的{}",
+    # In words that `recipes.emoji_zh.everyday` has not.
+    "懒洋洋的{}趴着打盹",
+    "打伞的{}",
+    "昨天遇见的{}真有意思",
+    "老板，上一盒{}",
+)
 
 
 def main() -> None:
     """Draw, judge, write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="emoji-zh-4")
+    parser.add_argument("--against", help="another model; without, the same untold")
     parser.add_argument("--data", type=Path, default=Path(".work/emoji_zh"))
     parser.add_argument("--out", type=Path, default=Path("docs/results/sentences.json"))
     parser.add_argument("--prompts", type=int, default=100, help="of each sentence")
     options = parser.parse_args()
     recognition = Recognition(options.data)
     pipeline = RapidDiffusionPipeline.from_pretrained(options.model)
+    other = RapidDiffusionPipeline.from_pretrained(options.against or options.model)
     wanted = sentences(recognition, options.prompts)
     style = pipeline.styles[0]
+    of_other = style if options.against else ""
     features = {
-        name: functional.normalize(drawn(pipeline, recognition, wanted, style=told), dim=-1)
-        for name, told in (("model", style), ("against", ""))
+        name: functional.normalize(drawn(draws, recognition, wanted, style=told), dim=-1)
+        for name, draws, told in (("model", pipeline, style), ("against", other, of_other))
     }
     report = {
         "command": f"python {' '.join(sys.argv)}",
         "model": pipeline.name,
         "judge": "EfficientNet-Lite0, ImageNet; gallery: all real pictures; 1 seed a sentence",
-        "what": f"model: {style} is told to sentences without a style; against: nothing is",
+        "told_where_no_style_is_named": {"model": style, "against": of_other},
         "recalls": recalls(recognition, wanted, features),
     }
     text = json.dumps(report, ensure_ascii=False, indent=1) + "\n"

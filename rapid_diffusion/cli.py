@@ -1,4 +1,4 @@
-"""`rapid-diffusion generate | train | finetune | distil | data | evaluate | serve | inspect | …`.
+"""`rapid-diffusion generate | train | finetune | distil | teach | data | evaluate | serve | …`.
 
 Data goes to stdout, log lines and progress bars to stderr. An error is one line on stderr and an
 exit code of `EXIT_CODES`.
@@ -22,6 +22,7 @@ from rapid_diffusion.commands.finetune import finetune
 from rapid_diffusion.commands.generate import generate
 from rapid_diffusion.commands.inspect import inspect
 from rapid_diffusion.commands.serve import serve
+from rapid_diffusion.commands.teach import teach
 from rapid_diffusion.commands.train import train
 from rapid_diffusion.commands.verify import verify
 from rapid_diffusion.errors import CanceledError, CheckpointError, InvalidRequestError, OutputError
@@ -48,7 +49,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for command in (generate, train, finetune, distil, evaluate, serve, inspect, verify, doctor):
+for command in (generate, train, finetune, distil, teach, evaluate, serve, inspect, verify, doctor):
     app.command(epilog=EPILOG)(command)
 app.command("compile", epilog=EPILOG)(compile_model)
 app.add_typer(data, name="data")

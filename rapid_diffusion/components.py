@@ -80,6 +80,11 @@ def base_entry(base: Path, name: str) -> dict[str, Any]:
     return {"name": name, "parts": {part: folder_digest(base / part) for part in parts}}
 
 
+def finds_base(folder: Path, base: Path) -> bool:
+    """Whether a model in `folder` will find its base where that lies now."""
+    return base.resolve().parent in (folder.resolve().parent, EMBEDDED.resolve())
+
+
 def _parts_in(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if path.is_dir())
 

@@ -4,7 +4,7 @@ import shutil
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from rapid_diffusion.artifacts.bare import BareNetwork
 from rapid_diffusion.autoencoder import Autoencoder, load_autoencoder
 from rapid_diffusion.checkpoints.folder import (
     SCALE_SUFFIX,
+    Storage,
     load_strict,
     quantize_int8,
     read_json,
@@ -36,7 +37,6 @@ from rapid_diffusion.text.clip import ContrastivePair, read_pair, write_pair
 from rapid_diffusion.text.encoder import KnowledgeTextEncoder, build_text_encoder
 from rapid_diffusion.text.tokens import TextTokenizer
 
-Storage = Literal["float32", "float16", "int8"]
 Record = TypeVar("Record")
 
 
@@ -141,12 +141,7 @@ def save_shared(model: Model, base: Path, folder: Path, storage: Storage) -> Non
 
 
 def _write_components(model: Model, folder: Path, storage: Storage) -> None:
-    for name in ("text_encoder", "tokenizer"):
-        (folder / name).mkdir()
-    write_json(folder / "text_encoder" / "config.json", asdict(model.text_config))
-    weights = stored(model.text_encoder.state_dict(), storage)
-    write_weights(weights, folder / "text_encoder" / "model.safetensors")
-    model.tokenizer.save(folder / "tokenizer")
+    write_text(model, folder, storage)
     model.denoiser.save(folder / "unet", lambda weights: stored(weights, storage))
     model.autoencoder.save(folder / "vae")
     if model.upscaler is not None:
@@ -159,6 +154,16 @@ def _write_components(model: Model, folder: Path, storage: Storage) -> None:
         shutil.copytree(model.graph.path, version)
         (folder / "knowledge" / "CURRENT").write_text(f"{version.name}\n", encoding="utf-8")
     _write_index(model.card, folder, {})
+
+
+def write_text(model: Model, folder: Path, storage: Storage) -> None:
+    """Write the text tower and the word pieces into a model folder; raises `OutputError`."""
+    for name in ("text_encoder", "tokenizer"):
+        (folder / name).mkdir(exist_ok=True)
+    write_json(folder / "text_encoder" / "config.json", asdict(model.text_config))
+    weights = stored(model.text_encoder.state_dict(), storage)
+    write_weights(weights, folder / "text_encoder" / "model.safetensors")
+    model.tokenizer.save(folder / "tokenizer")
 
 
 def _write_index(card: ModelCard, folder: Path, base: dict[str, Any]) -> None:

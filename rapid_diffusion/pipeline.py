@@ -13,6 +13,7 @@ from knowledge.graph import KnowledgeGraph
 from rapid_diffusion.adapters import Adapters, TakesAdapters
 from rapid_diffusion.artifacts.loading import Artifacts
 from rapid_diffusion.candidates import check_candidates
+from rapid_diffusion.checkpoints.folder import Storage
 from rapid_diffusion.components import find_model
 from rapid_diffusion.denoising.engine import (
     FIT_LIMIT,
@@ -28,12 +29,7 @@ from rapid_diffusion.drawing import Images, draw, score, timed
 from rapid_diffusion.errors import InvalidRequestError, NumericalError
 from rapid_diffusion.facts import ModelFacts
 from rapid_diffusion.images.convert import model_to_unit, pixels_to_pillow
-from rapid_diffusion.model_folder import (
-    Model,
-    Storage,
-    exchanged_graph,
-    save_model,
-)
+from rapid_diffusion.model_folder import Model, exchanged_graph, save_model
 from rapid_diffusion.opening import move_model, open_model
 from rapid_diffusion.precision import checked_device, checked_dtype, fast_dtype
 from rapid_diffusion.rendering import GenerationResult, render_rows

@@ -9,10 +9,10 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -21,6 +21,7 @@ from rapid_diffusion.files import replacing, write_bytes
 
 WEIGHT_NAMES = ("model.safetensors", "diffusion_pytorch_model.safetensors")
 SCALE_SUFFIX = ".scale"
+Storage = Literal["float32", "float16", "int8"]
 _LISTED_KEYS = 4
 
 
@@ -123,6 +124,13 @@ def quantize_int8(weights: Mapping[str, Tensor], min_size: int = 4096) -> dict[s
         stored[name] = (rows / scale[:, None]).round().to(torch.int8).reshape(tensor.shape)
         stored[name + SCALE_SUFFIX] = scale
     return stored
+
+
+def storage_of(folder: Path) -> Storage:
+    """How the weights of a component folder are stored."""
+    with safe_open(find_weights(folder), framework="pt") as opened:
+        kinds = {opened.get_slice(name).get_dtype() for name in opened.keys()}  # noqa: SIM118
+    return "int8" if "I8" in kinds else "float16" if "F16" in kinds else "float32"
 
 
 def load_strict(module: nn.Module, weights: Mapping[str, Tensor], path: str | Path) -> None:

@@ -1,5 +1,6 @@
 """Chinese word pieces with character offsets: spans of a sentence -> positions of a sequence."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -91,6 +92,19 @@ class TextTokenizer:
 
     def __len__(self) -> int:
         return int(self.tokenizer.get_vocab_size())
+
+    def words(self) -> list[str]:
+        """The word pieces in the order of their ids."""
+        vocabulary = self.tokenizer.get_vocab()
+        return sorted(vocabulary, key=vocabulary.__getitem__)
+
+    def grown(self, words: Sequence[str]) -> "TextTokenizer":
+        """The same with those word pieces after its own that it has not yet."""
+        content = json.loads(self.tokenizer.to_str())
+        vocabulary: dict[str, int] = content["model"]["vocab"]
+        for word in words:
+            vocabulary.setdefault(word, len(vocabulary))
+        return TextTokenizer(Tokenizer.from_str(json.dumps(content)), self.max_length)
 
     def __call__(
         self, texts: Sequence[str], spans: Sequence[Sequence[EntitySpan]], dimension: int

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from rapid_diffusion.autoencoder import PatchConfig
+from rapid_diffusion.checkpoints.folder import Storage
 from rapid_diffusion.config import DenoiserConfig, ImageTowerConfig, TextConfig
 from rapid_diffusion.errors import InvalidRequestError
-from rapid_diffusion.model_folder import ModelCard, Storage
+from rapid_diffusion.model_folder import ModelCard
 from rapid_diffusion.super_resolution.networks import UpscalerConfig
 from rapid_diffusion.training.weighting import Weighting
 

@@ -5,6 +5,7 @@ exactly the examples it would have seen.
 """
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -173,24 +174,42 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     """The rows of a `metadata.jsonl`; `CheckpointError` names the file and the line at fault."""
     if not path.is_file():
         raise CheckpointError(path, "no such file; build the data set first (see the recipe)")
+    return read_lines(path, _fault_of_row)
+
+
+def read_lines(path: Path, fault: Callable[[Any], str]) -> list[Any]:
+    """What the lines of a JSONL file say; `fault` tells what is wrong with one, or nothing.
+
+    Raises `CheckpointError` naming the file and the line at fault.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CheckpointError(path, f"cannot be read ({error})") from error
     # Not splitlines(): a caption may hold U+2028.
-    lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
-    rows = [_read_row(path, number, line) for number, line in enumerate(lines, 1) if line]
+    lines = enumerate(text.removesuffix("\n").split("\n"), 1)
+    rows = [_read_line(path, number, line, fault) for number, line in lines if line]
     if not rows:
         raise CheckpointError(path, "no rows")
     return rows
 
 
-def _read_row(path: Path, number: int, line: str) -> dict[str, Any]:
+def _read_line(path: Path, number: int, line: str, fault: Callable[[Any], str]) -> Any:
     try:
         row = json.loads(line)
     except ValueError as error:
         raise CheckpointError(path, f"line {number} is not JSON ({error})") from error
-    if not isinstance(row, dict) or not isinstance(row.get("captions"), list):
-        raise CheckpointError(path, f"line {number} has no list of `captions`")
-    if not row["captions"] or not all(isinstance(text, str) for text in row["captions"]):
-        raise CheckpointError(path, f"line {number}: `captions` needs one sentence at least")
+    if told := fault(row):
+        raise CheckpointError(path, f"line {number}{told}")
     return row
+
+
+def _fault_of_row(row: Any) -> str:
+    if not isinstance(row, dict) or not isinstance(row.get("captions"), list):
+        return " has no list of `captions`"
+    if not row["captions"] or not all(isinstance(text, str) for text in row["captions"]):
+        return ": `captions` needs one sentence at least"
+    return ""
 
 
 def _read_pictures(path: Path, count: int) -> NDArray[np.uint8]:

@@ -10,16 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 
-from rapid_diffusion.checkpoints.folder import find_weights, folder_digest, load_strict
-from rapid_diffusion.components import EMBEDDED, INDEX, components_of, find_model
+from rapid_diffusion.checkpoints.folder import folder_digest, load_strict, storage_of
+from rapid_diffusion.components import INDEX, components_of, find_model, finds_base
 from rapid_diffusion.denoising.denoiser import Denoiser
 from rapid_diffusion.denoising.samplers import SAMPLERS, flow_dpmpp_2m
 from rapid_diffusion.errors import InvalidRequestError
 from rapid_diffusion.files import check_replaceable
 from rapid_diffusion.model_folder import (
-    Storage,
     load_model,
     save_model,
     save_shared,
@@ -87,7 +85,7 @@ def _check_sharing(teacher: Path, out: Path) -> None:
         raise InvalidRequestError(
             "shared", f"true; {teacher} shares the parts of another itself, leave `--shared` out"
         )
-    if teacher.resolve().parent not in (out.resolve().parent, EMBEDDED.resolve()):
+    if not finds_base(out, teacher):
         raise InvalidRequestError(
             "shared",
             f"true; the teacher must lie beside the student: give --out {teacher.parent}/NAME",
@@ -175,10 +173,3 @@ def read_distil_config(path: Path | None, data: Path) -> DistilConfig:
     if not isinstance(name := content.get("name", ""), str):
         raise InvalidRequestError("name", f"{name!r} in {path}; a name is wanted")
     return DistilConfig(name, read_section(DataConfig, "data", said), loops.get(NAME, LOOP))
-
-
-def storage_of(folder: Path) -> Storage:
-    """How the weights of a component folder are stored."""
-    with safe_open(find_weights(folder), framework="pt") as opened:
-        kinds = {opened.get_slice(name).get_dtype() for name in opened.keys()}  # noqa: SIM118
-    return "int8" if "I8" in kinds else "float16" if "F16" in kinds else "float32"

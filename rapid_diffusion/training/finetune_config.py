@@ -4,8 +4,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Literal, cast, get_args
 
+from rapid_diffusion.checkpoints.folder import Storage
 from rapid_diffusion.errors import InvalidRequestError
-from rapid_diffusion.model_folder import Storage
 from rapid_diffusion.training.config import (
     DataConfig,
     LoopConfig,

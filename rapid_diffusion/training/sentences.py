@@ -1,7 +1,7 @@
 """Sentences as a training shows them: linked, tokenised, and varied anew at every step."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -100,6 +100,13 @@ class Sentences:
             entities = torch.full_like(entities, NO_ENTITY)
         vectors = self.vectors[entities]
         return Tokens(captions.ids, captions.mask, vectors, [None] * len(captions.ids))
+
+    def replaced(self, tokens: Tokens, pieces: Tensor, generator: torch.Generator) -> Tokens:
+        """Some of those `pieces` (B, L) made others: any share of a row, none in half of them."""
+        share = torch.rand(len(pieces), 1, generator=generator) * 2 - 1
+        chosen = pieces & (torch.rand(pieces.shape, generator=generator) < share)
+        ids = torch.where(chosen, self._other_words(tokens.ids, generator), tokens.ids)
+        return replace(tokens, ids=ids)
 
     def _other_words(self, ids: Tensor, generator: torch.Generator) -> Tensor:
         """Unknown or random pieces: what an alias never seen before looks like."""

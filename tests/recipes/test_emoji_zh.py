@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from recipes.emoji_zh import holdout, pack
+from recipes.emoji_zh import everyday, holdout, pack
 from recipes.emoji_zh.captions import compose
 from recipes.emoji_zh.concepts import Concept, normalise_code
 from recipes.emoji_zh.graph import build_aliases, build_triples, entity_key
@@ -62,6 +62,37 @@ def test_captions_are_the_same_every_time_and_never_hold_a_hidden_alias() -> Non
     assert captions[0] == "卡通风格的西红柿"
     assert len(set(captions)) > 12
     assert not any("番茄" in caption for caption in captions)
+
+
+ROW = {
+    "code": "1",
+    "style": "noto",
+    "name": "西红柿",
+    "entity": "emoji:1",
+    "captions": ["卡通风格的西红柿", "西红柿，卡通"],
+}
+
+
+def test_everyday_sentences_mean_the_name_and_the_style() -> None:
+    lines = everyday.sentences(ROW, 200, lambda text: {"emoji:1"} if "西红柿" in text else ())
+    assert lines == everyday.sentences(ROW, 200, lambda text: {"emoji:1"})
+    kept, told = lines[:2], lines[2:]
+    assert (
+        [line["sentence"] for line in kept] == [line["means"] for line in kept] == ROW["captions"]
+    )
+    assert len({line["sentence"] for line in told}) > 180
+    assert all("西红柿" in line["sentence"] for line in told)
+    for line in told:
+        styled = "卡通风格" in line["sentence"]
+        assert line["means"] == ("卡通风格的西红柿" if styled else "西红柿")
+        assert line["entity"] == "emoji:1"
+
+
+def test_a_sentence_that_names_another_thing_is_left_out() -> None:
+    """可爱的小 before 鸡 would be a chick."""
+    lines = everyday.sentences(ROW, 200, lambda text: {"2"} if "小西红柿" in text else {"1"})
+    assert 2 < len(lines) < 202
+    assert not any("小西红柿" in line["sentence"] for line in lines)
 
 
 def test_every_alias_leads_to_its_concept_and_shared_words_to_themselves() -> None:

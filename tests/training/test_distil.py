@@ -8,12 +8,18 @@ import pytest
 import torch
 
 from rapid_diffusion import CheckpointError, InvalidRequestError, RapidDiffusionPipeline
-from rapid_diffusion.checkpoints.folder import folder_digest, read_json, read_weights, write_json
+from rapid_diffusion.checkpoints.folder import (
+    folder_digest,
+    read_json,
+    read_weights,
+    storage_of,
+    write_json,
+)
 from rapid_diffusion.commands.inspect import model_facts
 from rapid_diffusion.components import components_of
 from rapid_diffusion.errors import OutputError
 from rapid_diffusion.text.encoder import TextStates
-from rapid_diffusion.training.distil import Distilling, read_distil_config, run, storage_of
+from rapid_diffusion.training.distil import Distilling, read_distil_config, run
 from rapid_diffusion.training.distil_stages import Teacher, imitation_loss
 from rapid_diffusion.training.loop import CHECKPOINT
 
