@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from knowledge.errors import KnowledgeError
 from rapid_diffusion.checkpoints.folder import (
     folder_digest,
     load_strict,
@@ -183,7 +184,7 @@ class Teaching:
 
     def _captions(self, sentences: Sentences) -> tuple[Captions, Captions]:
         """The sentences and what they mean, linked and in pieces."""
-        subjects = [sentences.subject(_row(lesson)) for lesson in self.lessons]
+        subjects = [_subject(sentences, lesson) for lesson in self.lessons]
         said = sentences.tokenise([lesson.sentence for lesson in self.lessons], subjects)
         meant = sentences.tokenise([lesson.means for lesson in self.lessons], subjects)
         return said, meant
@@ -193,11 +194,11 @@ class Teaching:
         strange = (meant.ids >= len(self.model.tokenizer)) | (meant.ids == UNKNOWN)
         lines = ((strange & (meant.entities == NO_ENTITY)).any(1) & ~same).nonzero().flatten()
         if len(lines):
-            told = (f"line {n + 1}: {self.lessons[n].means}" for n in lines[:_LISTED].tolist())
+            told = (repr(self.lessons[n].means) for n in lines[:_LISTED].tolist())
             raise InvalidRequestError(
                 "means",
                 f"{len(lines)} lines mean something in characters that the model does not know "
-                f"({'; '.join(told)}); say it in words of its captions",
+                f"({', '.join(told)}); say it in words of its captions",
             )
 
 
@@ -222,8 +223,15 @@ def check_teachable(model: Model) -> None:
         )
 
 
-def _row(lesson: Lesson) -> dict[str, str]:
-    return {"entity": lesson.entity} if lesson.entity else {}
+def _subject(sentences: Sentences, lesson: Lesson) -> int:
+    """The entity that a line is about; `InvalidRequestError` for one that the graph has not."""
+    try:
+        return sentences.subject({"entity": lesson.entity} if lesson.entity else {})
+    except KnowledgeError as error:
+        raise InvalidRequestError(
+            "entity",
+            f"{lesson.entity!r} of {lesson.sentence!r}; {error}: leave it out, or correct it",
+        ) from error
 
 
 def grown_encoder(encoder: KnowledgeTextEncoder, pieces: int) -> KnowledgeTextEncoder:

@@ -13,25 +13,29 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from rapid_diffusion.training.config import read_training_config
-from rapid_diffusion.training.data import Examples
-from rapid_diffusion.training.run import Training
-
-CONFIG = Path(__file__).with_name("config.toml")
+from rapid_diffusion.components import find_model
+from rapid_diffusion.model_folder import load_model
+from rapid_diffusion.training.config import DataConfig
+from rapid_diffusion.training.finetune_data import open_examples_of
 
 
 @torch.inference_mode()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--config", type=Path, default=CONFIG)
+    parser.add_argument("--model", default="emoji-zh")
+    parser.add_argument("--data", type=Path, default=Path(".work/emoji_zh"))
     parser.add_argument("--out", type=Path, default=Path("docs/results/text-tower.json"))
     options = parser.parse_args()
-    training = Training(read_training_config(options.config))
-    examples, pair = training.examples, training.pair()
-    assert isinstance(examples, Examples)
-    pictures = examples.picture_features(pair, training.device)
+    model = load_model(find_model(options.model))
+    assert model.pair is not None
+    pair, (examples, _) = model.pair, open_examples_of(DataConfig(str(options.data)), model)
+    pictures = examples.picture_features(pair, torch.device("cpu"))
     codes = [row["code"] for row in examples.rows]
-    report: dict = {"pictures": len(codes), "command": "python -m recipes.emoji_zh.text_recall"}
+    report: dict = {
+        "pictures": len(codes),
+        "model": model.card.name,
+        "command": "python -m recipes.emoji_zh.text_recall",
+    }
     for name, indices in (("trained_pairs", examples.train), ("held_out_pairs", examples.held_out)):
         for knowledge in (True, False):
             tokens = examples.first_captions(indices, knowledge=knowledge)

@@ -147,8 +147,14 @@ def test_a_missing_file_is_named(tmp_path):
 def test_a_meaning_must_be_in_words_that_the_model_knows(micro_model_folder):
     lessons = [Lesson("喵", "喵"), Lesson("猫", "喵")]  # what means itself may be of any words
     teaching = Teaching(micro_model_folder, lessons, LoopConfig(1, 4, 1e-3))
-    with pytest.raises(InvalidRequestError, match=r"1 lines .*line 2: 喵"):
+    with pytest.raises(InvalidRequestError, match=r"1 lines .*'喵'"):
         teaching.stage()
+
+
+def test_an_entity_that_the_graph_has_not_is_named(micro_model_folder):
+    lessons = [Lesson("大猫", "猫", "emoji:nothing")]
+    with pytest.raises(InvalidRequestError, match="'emoji:nothing' of '大猫'"):
+        Teaching(micro_model_folder, lessons, LoopConfig(1, 4, 1e-3)).stage()
 
 
 def test_links_are_left_out_of_a_sentence_and_its_meaning_alike(micro_model_folder):
