@@ -2,10 +2,14 @@
 
 from collections import Counter
 from collections.abc import Iterable
+from pathlib import Path
 
 from recipes.emoji_zh.concepts import Concept
 from recipes.emoji_zh.holdout import unique_keywords
 
+#: What people call things that Unicode has no keyword for: a line each, `alias<TAB>name`. They are
+#: in no caption, the graph alone says what they mean.
+EVERYDAY_NAMES = Path(__file__).with_name("aliases.tsv")
 #: A surface that names a concept, one of its keywords that is its alone, or a word of the graph.
 NAME_PRIOR, ALIAS_PRIOR, WORD_PRIOR = 1.0, 0.9, 0.5
 
@@ -41,7 +45,7 @@ def build_triples(concepts: Iterable[Concept], colours: dict[str, list[list[str]
 
 
 def build_aliases(concepts: dict[str, Concept]) -> list[Alias]:
-    """(surface, entity key, prior): names, keywords that belong to one concept, English names."""
+    """(surface, entity key, prior): names, keywords of one concept, English and everyday names."""
     aliases: dict[tuple[str, str], float] = {}
     own = unique_keywords(concepts)
     for code, concept in concepts.items():
@@ -50,9 +54,18 @@ def build_aliases(concepts: dict[str, Concept]) -> list[Alias]:
         aliases.setdefault((concept.english, key), ALIAS_PRIOR)
         for word in own[code]:
             aliases.setdefault((word, key), ALIAS_PRIOR)
+    keys = {concept.name: entity_key(concept) for concept in reversed(list(concepts.values()))}
+    for alias, name in everyday_names():
+        if name in keys:
+            aliases.setdefault((alias, keys[name]), ALIAS_PRIOR)
     taken = {surface for surface, _ in aliases}
     words = {w for c in concepts.values() for w in (*c.keywords, c.subgroup_name, c.group_name)}
     for word in sorted(words - taken):
         if 1 < len(word) <= 8:
             aliases[word, word] = WORD_PRIOR
     return [(surface, key, prior) for (surface, key), prior in aliases.items()]
+
+
+def everyday_names() -> list[list[str]]:
+    """The (alias, name of a concept) of `aliases.tsv`."""
+    return [line.split("\t") for line in EVERYDAY_NAMES.read_text(encoding="utf-8").splitlines()]

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
+from knowledge.graph import KnowledgeGraph
+from rapid_diffusion.components import EMBEDDED
 from recipes.emoji_zh import everyday, holdout, pack
 from recipes.emoji_zh.captions import compose
 from recipes.emoji_zh.concepts import Concept, normalise_code
-from recipes.emoji_zh.graph import build_aliases, build_triples, entity_key
+from recipes.emoji_zh.graph import build_aliases, build_triples, entity_key, everyday_names
 from recipes.emoji_zh.pictures import STYLES, main_colours, on_white, rasterise
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "emoji_zh"
@@ -100,6 +102,22 @@ def test_every_alias_leads_to_its_concept_and_shared_words_to_themselves() -> No
     assert aliases["番茄"] == (entity_key(CONCEPTS["1"]), 0.9)
     assert aliases["西红柿"] == (entity_key(CONCEPTS["1"]), 1.0)
     assert aliases["蔬菜"][0] == "蔬菜"
+
+
+def test_everyday_names_lead_to_what_they_mean_in_the_shipped_graph() -> None:
+    """A line that names nothing, or an alias that something else has, would do nothing unseen."""
+    graph = KnowledgeGraph.open(EMBEDDED / "emoji-zh" / "knowledge")
+    lines = everyday_names()
+    assert len({alias for alias, _ in lines}) == len(lines) > 50
+    for alias, name in lines:
+        linked = [graph.name(link.entity) for link in graph.link(f"一只可爱的{alias}")]
+        assert name in linked, f"{alias} leads to {linked}"
+
+
+def test_everyday_names_are_none_of_the_held_out_aliases() -> None:
+    held = json.loads((RECIPE / "holdout.json").read_text(encoding="utf-8"))
+    hidden = {alias for aliases in held["aliases"].values() for alias in aliases}
+    assert not hidden & {alias for alias, _ in everyday_names()}
 
 
 def test_a_colour_is_a_fact_where_most_pictures_agree() -> None:
