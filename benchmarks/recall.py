@@ -1,10 +1,14 @@
 """How often a judge recognises pictures of one model, beside those of another: R@1 and R@5."""
 
+import json
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 from tqdm import tqdm
 
 from rapid_diffusion import RapidDiffusionPipeline
@@ -12,6 +16,7 @@ from rapid_diffusion.evaluation.evidence import by_digest
 from rapid_diffusion.evaluation.intervals import compared, rounded
 from rapid_diffusion.evaluation.report import Prompt, Recognition
 from rapid_diffusion.evaluation.retrieval import Query
+from rapid_diffusion.files import write_bytes
 from rapid_diffusion.images.convert import pixels_to_unit
 
 RUNS = ("trained_pairs", "held_out_pairs")
@@ -68,6 +73,28 @@ def recalls(
         first = tables[name][0]
         first["kept"] = rounded(first["model"] / max(first["against"], 1e-9))
     return tables
+
+
+def write_report(
+    path: Path,
+    model: str,
+    recognition: Recognition,
+    wanted: Wanted,
+    pooled: dict[str, Tensor],
+    **facts: Any,
+) -> None:
+    """Write and print the recalls of what the judge saw, `drawn` by `model` and `against`."""
+    features = {name: functional.normalize(rows, dim=-1) for name, rows in pooled.items()}
+    report = {
+        "command": f"python {' '.join(sys.argv)}",
+        "model": model,
+        "judge": "EfficientNet-Lite0, ImageNet; gallery: all real pictures; 1 seed a sentence",
+        **facts,
+        "recalls": recalls(recognition, wanted, features),
+    }
+    text = json.dumps(report, ensure_ascii=False, indent=1) + "\n"
+    write_bytes(path, text.encode())
+    print(text)
 
 
 def ranks_of(recognition: Recognition, wanted: Wanted, features: Tensor) -> np.ndarray:

@@ -6,17 +6,13 @@ with that style and without it. Pairs of equal seeds.
 """
 
 import argparse
-import json
-import sys
 from pathlib import Path
 from typing import Any
 
-from recall import Wanted, drawn, recalls
-from torch.nn import functional
+from recall import Wanted, drawn, write_report
 
 from rapid_diffusion import RapidDiffusionPipeline
 from rapid_diffusion.evaluation.report import Prompt, Recognition
-from rapid_diffusion.files import write_bytes
 
 SENTENCES = (
     "{}",
@@ -43,24 +39,22 @@ def main() -> None:
     options = parser.parse_args()
     recognition = Recognition(options.data)
     pipeline = RapidDiffusionPipeline.from_pretrained(options.model)
-    other = RapidDiffusionPipeline.from_pretrained(options.against or options.model)
     wanted = sentences(recognition, options.prompts)
     style = pipeline.styles[0]
-    of_other = style if options.against else ""
-    features = {
-        name: functional.normalize(drawn(draws, recognition, wanted, style=told), dim=-1)
-        for name, draws, told in (("model", pipeline, style), ("against", other, of_other))
-    }
-    report = {
-        "command": f"python {' '.join(sys.argv)}",
-        "model": pipeline.name,
-        "judge": "EfficientNet-Lite0, ImageNet; gallery: all real pictures; 1 seed a sentence",
-        "told_where_no_style_is_named": {"model": style, "against": of_other},
-        "recalls": recalls(recognition, wanted, features),
-    }
-    text = json.dumps(report, ensure_ascii=False, indent=1) + "\n"
-    write_bytes(options.out, text.encode())
-    print(text)
+    pooled = {"model": drawn(pipeline, recognition, wanted, style=style)}
+    other, of_other = pipeline, ""
+    if options.against:
+        other, of_other = RapidDiffusionPipeline.from_pretrained(options.against), style
+    pooled["against"] = drawn(other, recognition, wanted, style=of_other)
+    told = {"model": style, "against": of_other}
+    write_report(
+        options.out,
+        pipeline.name,
+        recognition,
+        wanted,
+        pooled,
+        told_where_no_style_is_named=told,
+    )
 
 
 def sentences(recognition: Recognition, count: int) -> Wanted:

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from rapid_diffusion.commands.options import Resume
+
 
 def distil(
     model: Annotated[str, typer.Argument(help="The teacher: a shipped model, or a model folder.")],
@@ -24,10 +26,7 @@ def distil(
             help="Write only what differs from the teacher, which must stay beside the student.",
         ),
     ] = False,
-    resume: Annotated[
-        bool,
-        typer.Option("--resume/--fresh", help="Go on from the last checkpoint, or start over."),
-    ] = True,
+    resume: Resume = True,
 ) -> None:
     """Teach a student to draw in few steps, without guidance, what a model draws in many.
 

@@ -6,13 +6,12 @@ from typing import Annotated
 
 import typer
 
+from rapid_diffusion.commands.options import Resume
+
 
 def finetune(
     config: Annotated[Path, typer.Argument(help="The TOML file; see docs/fine-tune.md.")],
-    resume: Annotated[
-        bool,
-        typer.Option("--resume/--fresh", help="Go on from the last checkpoint, or start over."),
-    ] = True,
+    resume: Resume = True,
 ) -> None:
     """Fine-tune a model: all of it, a LoRA, or its text tower only.
 

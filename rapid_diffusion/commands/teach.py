@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from rapid_diffusion.commands.options import Resume
+
 
 def teach(
     model: Annotated[str, typer.Argument(help="A shipped model, or a model folder.")],
@@ -16,10 +18,7 @@ def teach(
     config: Annotated[
         Path | None, typer.Option(help="A TOML file with [loops.teach]. Optional.")
     ] = None,
-    resume: Annotated[
-        bool,
-        typer.Option("--resume/--fresh", help="Go on from the last checkpoint, or start over."),
-    ] = True,
+    resume: Resume = True,
 ) -> None:
     """Teach a model sentences as people type them, by what they mean in words it knows.
 

@@ -5,16 +5,15 @@ from typing import Annotated
 
 import typer
 
+from rapid_diffusion.commands.options import Resume
+
 
 def train(
     config: Annotated[Path, typer.Argument(help="The recipe's TOML file.", exists=True)],
     stage: Annotated[
         str | None, typer.Option(help="One stage only; all in order if left out.")
     ] = None,
-    resume: Annotated[
-        bool,
-        typer.Option("--resume/--fresh", help="Go on from the last checkpoint, or start over."),
-    ] = True,
+    resume: Resume = True,
     processes: Annotated[
         int, typer.Option(min=1, help="Split each batch over this many processes (accelerate).")
     ] = 1,

@@ -14,6 +14,7 @@ from rapid_diffusion.errors import CheckpointError
 from rapid_diffusion.files import write_bytes
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+UNKNOWN = SPECIAL.index("[UNK]")
 
 
 @dataclass(frozen=True)

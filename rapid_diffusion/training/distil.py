@@ -17,11 +17,7 @@ from rapid_diffusion.denoising.denoiser import Denoiser
 from rapid_diffusion.denoising.samplers import SAMPLERS, flow_dpmpp_2m
 from rapid_diffusion.errors import InvalidRequestError
 from rapid_diffusion.files import check_replaceable
-from rapid_diffusion.model_folder import (
-    load_model,
-    save_model,
-    save_shared,
-)
+from rapid_diffusion.model_folder import load_model, save_model, save_shared
 from rapid_diffusion.training.config import (
     DataConfig,
     LoopConfig,

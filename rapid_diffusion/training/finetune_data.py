@@ -13,7 +13,7 @@ from knowledge.errors import KnowledgeError
 from knowledge.graph import KnowledgeGraph
 from rapid_diffusion.errors import CheckpointError, InvalidRequestError
 from rapid_diffusion.model_folder import Model
-from rapid_diffusion.text.tokens import SPECIAL, Tokens
+from rapid_diffusion.text.tokens import SPECIAL, UNKNOWN, Tokens
 from rapid_diffusion.training.config import DataConfig, LoopConfig
 from rapid_diffusion.training.data import Examples, read_rows
 from rapid_diffusion.training.latents import encode_all
@@ -45,11 +45,7 @@ def open_examples_of(config: DataConfig, model: Model) -> tuple[Examples, int]:
     Raises `CheckpointError` naming the file, `InvalidRequestError` (`start`) for a model without
     entity vectors.
     """
-    graph = model.graph
-    if graph is None or graph.dimension == 0:
-        raise InvalidRequestError(
-            "start", "the model has no entity vectors; open one with a knowledge graph"
-        )
+    graph = graph_with_vectors(model, "start")
     rows = read_rows(Path(config.folder) / "metadata.jsonl")
     strange = [n for n, row in enumerate(rows) if "entity" in row and not _knows(graph, row)]
     for number in strange:
@@ -64,6 +60,16 @@ def open_examples_of(config: DataConfig, model: Model) -> tuple[Examples, int]:
             "prepare the data at that size",
         )
     return examples, len(strange)
+
+
+def graph_with_vectors(model: Model, field: str) -> KnowledgeGraph:
+    """The model's graph; `InvalidRequestError` naming `field` where it has no entity vectors."""
+    graph = model.graph
+    if graph is None or graph.dimension == 0:
+        raise InvalidRequestError(
+            field, "the model has no entity vectors; open one with a knowledge graph"
+        )
+    return graph
 
 
 def _knows(graph: KnowledgeGraph, row: dict[str, Any]) -> bool:
@@ -97,7 +103,7 @@ class CaptionReport:
         return (
             f"{self.with_unknown_characters} of {self.captions} captions hold characters that the "
             f"model does not know ({len(self.unknown_characters)} of them: {rare or 'none'}), which"
-            f" it reads as {SPECIAL[1]}; {self.cut} captions are longer than it reads; "
+            f" it reads as {SPECIAL[UNKNOWN]}; {self.cut} captions are longer than it reads; "
             f"the entities of {self.unknown_entities} pictures are not in its graph"
         )
 
@@ -121,7 +127,7 @@ def report_captions(source: Source) -> CaptionReport:
 
 
 def _is_unknown(examples: Examples, character: str) -> bool:
-    return SPECIAL.index("[UNK]") in examples.tokenizer.tokenizer.encode(character).ids
+    return UNKNOWN in examples.tokenizer.tokenizer.encode(character).ids
 
 
 @dataclass(frozen=True)

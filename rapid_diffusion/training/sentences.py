@@ -10,7 +10,7 @@ from torch import Tensor
 
 from knowledge.graph import KnowledgeGraph
 from rapid_diffusion.text.entities import graph_vectors
-from rapid_diffusion.text.tokens import SPECIAL, EntitySpan, TextTokenizer, Tokens
+from rapid_diffusion.text.tokens import SPECIAL, UNKNOWN, EntitySpan, TextTokenizer, Tokens
 from rapid_diffusion.training.config import DataConfig
 
 NO_ENTITY = -1
@@ -112,4 +112,4 @@ class Sentences:
         """Unknown or random pieces: what an alias never seen before looks like."""
         random = torch.randint(len(SPECIAL), len(self.tokenizer), ids.shape, generator=generator)
         unknown = torch.rand(len(ids), 1, generator=generator) < 0.5
-        return torch.where(unknown, SPECIAL.index("[UNK]"), random)
+        return torch.where(unknown, UNKNOWN, random)

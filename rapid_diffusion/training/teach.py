@@ -6,11 +6,9 @@ https://arxiv.org/abs/2004.09813). Nothing that draws is touched and no picture 
 """
 
 import copy
-import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +16,10 @@ import torch
 from torch import Tensor
 
 from knowledge.errors import KnowledgeError
+from knowledge.graph import KnowledgeGraph
 from rapid_diffusion.checkpoints.folder import (
     folder_digest,
+    json_digest,
     load_strict,
     read_json,
     storage_of,
@@ -31,9 +31,10 @@ from rapid_diffusion.errors import InvalidRequestError
 from rapid_diffusion.files import check_replaceable, replacing_folder
 from rapid_diffusion.model_folder import Model, load_model, write_text
 from rapid_diffusion.text.encoder import KnowledgeTextEncoder
-from rapid_diffusion.text.tokens import SPECIAL, Tokens
+from rapid_diffusion.text.tokens import UNKNOWN, Tokens
 from rapid_diffusion.training.config import DataConfig, LoopConfig, read_loops, read_toml
 from rapid_diffusion.training.data import read_lines, step_generator, vocabulary_of
+from rapid_diffusion.training.finetune_data import graph_with_vectors
 from rapid_diffusion.training.loop import run_loop
 from rapid_diffusion.training.page import ProgressPage
 from rapid_diffusion.training.sentences import NO_ENTITY, Captions, Sentences
@@ -42,7 +43,6 @@ from rapid_diffusion.training.stages import Stage, encode_short, stage_folder
 NAME = "teach"
 LOOP = LoopConfig(1600, 96, 7e-4, warmup=50, cooldown=1100, ema=0.98)
 KEYS = {"sentence", "means", "entity"}
-UNKNOWN = SPECIAL.index("[UNK]")
 _LISTED = 5
 
 
@@ -101,9 +101,10 @@ class Teaching:
     def __init__(self, folder: Path, lessons: Sequence[Lesson], loop: LoopConfig) -> None:
         self.folder, self.lessons, self.loop = folder, lessons, loop
         self.model = load_model(folder)
-        check_teachable(self.model)
+        graph = check_teachable(self.model)
         texts = [lesson.sentence for lesson in lessons]
         self.tokenizer = self.model.tokenizer.grown(vocabulary_of(texts))
+        self.sentences = Sentences(DataConfig(""), graph, self.tokenizer)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
     def run(self, out: Path, *, resume: bool) -> dict[str, Any]:
@@ -148,10 +149,10 @@ class Teaching:
     def stage(self) -> tuple[Stage, KnowledgeTextEncoder]:
         """The stage, and the tower that learns in it."""
         teacher = self.model.text_encoder.to(self.device).requires_grad_(False).eval()
-        learning = grown_encoder(teacher, len(self.tokenizer))
+        learning = _grown_encoder(teacher, len(self.tokenizer))
         same = torch.tensor([lesson.sentence == lesson.means for lesson in self.lessons])
-        sentences, loop, known = self._sentences(), self.loop, len(self.model.tokenizer)
-        said, meant = self._captions(sentences)
+        sentences, loop, known = self.sentences, self.loop, len(self.model.tokenizer)
+        said, meant = self._captions()
         self._check_meanings(meant, same)
 
         def loss(step: int) -> Tensor:
@@ -171,22 +172,17 @@ class Teaching:
             counted = target.mask & same[numbers, None].to(self.device)
             return error[:, 0].mean() + (error * counted).sum() / counted.sum().clamp(min=1)
 
-        text = json.dumps([vars(lesson) for lesson in self.lessons])
         settings = {
             "model": folder_digest(self.folder),
-            "sentences": sha256(text.encode()).hexdigest(),
+            "sentences": json_digest([vars(lesson) for lesson in self.lessons]),
         }
         return Stage(NAME, learning, loss, settings=settings), learning
 
-    def _sentences(self) -> Sentences:
-        assert self.model.graph is not None  # `check_teachable` was there
-        return Sentences(DataConfig(""), self.model.graph, self.tokenizer)
-
-    def _captions(self, sentences: Sentences) -> tuple[Captions, Captions]:
+    def _captions(self) -> tuple[Captions, Captions]:
         """The sentences and what they mean, linked and in pieces."""
-        subjects = [_subject(sentences, lesson) for lesson in self.lessons]
-        said = sentences.tokenise([lesson.sentence for lesson in self.lessons], subjects)
-        meant = sentences.tokenise([lesson.means for lesson in self.lessons], subjects)
+        subjects = [_subject(self.sentences, lesson) for lesson in self.lessons]
+        said = self.sentences.tokenise([lesson.sentence for lesson in self.lessons], subjects)
+        meant = self.sentences.tokenise([lesson.means for lesson in self.lessons], subjects)
         return said, meant
 
     def _check_meanings(self, meant: Captions, same: Tensor) -> None:
@@ -213,14 +209,14 @@ def _check_base(folder: Path, out: Path) -> None:
         )
 
 
-def check_teachable(model: Model) -> None:
-    """The sentence's state must be what draws, and there must be vectors of entities."""
-    if model.graph is None or model.graph.dimension == 0:
-        raise InvalidRequestError("model", "has no entity vectors; open one with a knowledge graph")
+def check_teachable(model: Model) -> KnowledgeGraph:
+    """The graph of a model whose sentence state draws; `InvalidRequestError` for others."""
+    graph = graph_with_vectors(model, "model")
     if not model.denoiser.takes_sentence:
         raise InvalidRequestError(
             "model", "its UNet looks at word pieces only, which this does not teach; train it anew"
         )
+    return graph
 
 
 def _subject(sentences: Sentences, lesson: Lesson) -> int:
@@ -234,7 +230,7 @@ def _subject(sentences: Sentences, lesson: Lesson) -> int:
         ) from error
 
 
-def grown_encoder(encoder: KnowledgeTextEncoder, pieces: int) -> KnowledgeTextEncoder:
+def _grown_encoder(encoder: KnowledgeTextEncoder, pieces: int) -> KnowledgeTextEncoder:
     """A copy with room for more word pieces; the new ones begin as the unknown one."""
     grown = copy.deepcopy(encoder).requires_grad_(True)
     tower: Any = grown.tower

@@ -57,15 +57,9 @@ CLOSINGS = (
 )  # fmt: skip
 BEFORE = ("{s}的", "{s}", "{s}：", "{s}，", "用{s}画")
 AFTER = ("，{s}", "，{s}的", "，要{s}", " {s}", "，用{s}")
-#: Of each thing that a sentence can have besides the name: how often it has it.
-HAS_STYLE, HAS_WISH, HAS_NUMBER, HAS_ADJECTIVE, HAS_DOING, HAS_CLOSING = (
-    0.6,
-    0.5,
-    0.5,
-    0.6,
-    0.3,
-    0.3,
-)
+#: What may stand before a name and after it, in this order, and how often it does.
+AROUND = (((0.5, WISHES), (0.5, NUMBERS), (0.6, ADJECTIVES)), ((0.3, DOINGS), (0.3, CLOSINGS)))
+HAS_STYLE = 0.6
 
 
 def main() -> None:
@@ -114,16 +108,8 @@ def _named(graph: KnowledgeGraph, text: str) -> set[int]:
 def _sentence(generator: random.Random, row: dict[str, Any]) -> tuple[str, str]:
     """A sentence and what it means."""
     name, style = row["name"], STYLES[row["style"]].words
-    said = "".join(
-        (
-            _some(generator, WISHES, HAS_WISH),
-            _some(generator, NUMBERS, HAS_NUMBER),
-            _some(generator, ADJECTIVES, HAS_ADJECTIVE),
-            name,
-            _some(generator, DOINGS, HAS_DOING),
-            _some(generator, CLOSINGS, HAS_CLOSING),
-        )
-    )
+    before, after = ("".join(_some(generator, *words) for words in side) for side in AROUND)
+    said = f"{before}{name}{after}"
     if generator.random() >= HAS_STYLE:
         return said, name
     if generator.random() < 0.5:
@@ -131,7 +117,7 @@ def _sentence(generator: random.Random, row: dict[str, Any]) -> tuple[str, str]:
     return said + generator.choice(AFTER).format(s=style), f"{style}的{name}"
 
 
-def _some(generator: random.Random, words: Sequence[str], chance: float) -> str:
+def _some(generator: random.Random, chance: float, words: Sequence[str]) -> str:
     return generator.choice(words) if generator.random() < chance else ""
 
 
