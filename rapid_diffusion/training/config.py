@@ -24,7 +24,8 @@ class DataConfig:
     With `shards` (a pattern of tar files, below `folder` or absolute) the rows come from there, at
     `size` and `large_size` pixels, with the characters of the text file `vocabulary`. Stages may
     begin with the weights of a model: both towers with those of `text_from`, draft and UNet with
-    those of `denoiser_from`; the upscaler with Real-ESRGAN's.
+    those of `denoiser_from`; the upscaler with Real-ESRGAN's. The draft learns from the pictures of
+    `draft_folder` as well, which may be too rough for the others.
     """
 
     folder: str
@@ -37,6 +38,7 @@ class DataConfig:
     upscaler_from: str = ""
     text_from: str = ""
     denoiser_from: str = ""
+    draft_folder: str = ""
     shards: str = ""
     vocabulary: str = ""
     size: int = 64

@@ -38,7 +38,8 @@ class Examples:
 
     `output` is the training's folder: latents are kept below it; None keeps nothing on disk.
     A model that learns on brings its `tokenizer` and `graph`, and perhaps `rows` that were changed
-    to fit it; else all three come from the data folder.
+    to fit it; else all three come from the data folder. `beside` is a second folder of rows and
+    pictures, whose rows follow those of the first.
 
     Raises `CheckpointError` naming the file that is missing or does not fit the others.
     """
@@ -52,12 +53,15 @@ class Examples:
         tokenizer: TextTokenizer | None = None,
         graph: KnowledgeGraph | None = None,
         rows: list[dict[str, Any]] | None = None,
+        beside: Path | None = None,
     ) -> None:
         folder = Path(config.folder)
         self.config = config
         self.output = output
         self.rows = read_rows(folder / "metadata.jsonl") if rows is None else rows
         self.pictures = _read_pictures(folder / config.pictures, len(self.rows))
+        if beside is not None:
+            self._add(beside)
         self.large_path = folder / config.large_pictures
         self.graph = open_graph(folder / config.graph) if graph is None else graph
         self.train = [i for i, row in enumerate(self.rows) if row.get("split", "train") == "train"]
@@ -76,6 +80,18 @@ class Examples:
             [text for group in captions for text in group],
             np.repeat(subjects, np.diff(self.first)).tolist(),
         )
+
+    def _add(self, folder: Path) -> None:
+        rows = read_rows(folder / "metadata.jsonl")
+        pictures = _read_pictures(folder / self.config.pictures, len(rows))
+        if pictures.shape[1:] != self.pictures.shape[1:]:
+            raise CheckpointError(
+                folder / self.config.pictures,
+                f"pictures of {pictures.shape[1:3]}; those beside them are of"
+                f" {self.pictures.shape[1:3]}",
+            )
+        self.rows = [*self.rows, *rows]
+        self.pictures = np.concatenate([self.pictures, pictures])
 
     @property
     def side(self) -> int:

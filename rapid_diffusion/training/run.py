@@ -17,14 +17,20 @@ from rapid_diffusion.checkpoints.realesrgan import import_realesrgan
 from rapid_diffusion.components import components_of, find_model
 from rapid_diffusion.config import TextConfig
 from rapid_diffusion.denoising.denoiser import Denoiser, build_denoiser, load_denoiser
-from rapid_diffusion.errors import InvalidRequestError
+from rapid_diffusion.errors import CheckpointError, InvalidRequestError
 from rapid_diffusion.model_folder import Model, ModelCard, load_model, save_model
 from rapid_diffusion.super_resolution.networks import build_network
 from rapid_diffusion.super_resolution.upscaler import Upscaler
 from rapid_diffusion.text.clip import ContrastivePair
 from rapid_diffusion.text.encoder import build_text_encoder
-from rapid_diffusion.training.config import LoopConfig, TrainingConfig, read_training_config
-from rapid_diffusion.training.latents import open_examples
+from rapid_diffusion.training.config import (
+    DataConfig,
+    LoopConfig,
+    TrainingConfig,
+    read_training_config,
+)
+from rapid_diffusion.training.data import Examples
+from rapid_diffusion.training.latents import AnyExamples, open_examples
 from rapid_diffusion.training.loop import averaged_weights, run_loop, save_weights
 from rapid_diffusion.training.page import ProgressPage
 from rapid_diffusion.training.processes import join_processes, leave_processes
@@ -76,6 +82,8 @@ class Training:
         self.output = Path(config.output)
         self.examples = open_examples(config.data, config.text.max_length, self.output)
         check_sizes(config, self.examples)
+        if config.data.draft_folder:
+            _check_draft_folder(config.data)
         self.processes = join_processes()
         self.device = self.processes.device
         self.page = ProgressPage(self.output, config.model.name, sample_captions(self.examples))
@@ -218,11 +226,26 @@ class Training:
             draft = self._begun_denoiser().draft
             assert draft is not None
             draft.to(self.device)
-            return draft_stage(draft, self.pair().text, self.autoencoder(), self.examples, loop)
+            examples = self._draft_examples()
+            return draft_stage(draft, self.pair().text, self.autoencoder(), examples, loop)
         if name == "diffusion":
             return self._diffusion_stage(loop)
         network = self.upscaler_network(trained=False)
         return super_resolution_stage(network, self.autoencoder(), self.examples, loop)
+
+    def _draft_examples(self) -> AnyExamples:
+        """Those of all stages, and beside them the pictures of `draft_folder` if one is named."""
+        said, known = self.config.data, self.examples
+        if not said.draft_folder:
+            return known
+        return Examples(
+            said,
+            self.config.text.max_length,
+            self.output,
+            tokenizer=known.tokenizer,
+            graph=known.graph,
+            beside=Path(said.draft_folder),
+        )
 
     def _diffusion_stage(self, loop: LoopConfig) -> Stage:
         said = self.config.diffusion
@@ -263,3 +286,14 @@ class Training:
         images = self.examples.some_pictures(AUTOENCODER_PICTURES)
         logger.info("round trip on training pictures: %.2f dB", autoencoder.fit(images))
         save_weights(stage_folder(self.output, "autoencoder"), autoencoder.state_dict())
+
+
+def _check_draft_folder(said: DataConfig) -> None:
+    """Before the stages that come first, which take hours."""
+    if said.shards:
+        raise InvalidRequestError(
+            "data.draft_folder", "goes with a prepared `folder`, not with `shards`; leave one out"
+        )
+    rows = Path(said.draft_folder) / "metadata.jsonl"
+    if not rows.is_file():
+        raise CheckpointError(rows, "no such file; data.draft_folder names a prepared folder")

@@ -4,6 +4,7 @@ Writes, under DIR:
     pictures_64.npy, pictures_256.npy   uint8 (N, S, S, 3), RGB on white
     metadata.jsonl                      row i describes picture i; see `_row`
     graph/                              a store of the `knowledge` package, with TransE vectors
+    missing/                            rough pictures of pairs without one, for the draft alone
     statistics.json                     counts, packages, licences
 Needs `npm` once, for the pinned packages of `packages.py`; nothing else leaves the machine.
 """
@@ -21,15 +22,18 @@ from tqdm import tqdm
 from knowledge.builder import BuildOptions, build_version
 from knowledge.training import train_version
 from knowledge.transe import TransEConfig
+from rapid_diffusion.files import replacing
 from recipes.emoji_zh import holdout
 from recipes.emoji_zh.captions import compose
 from recipes.emoji_zh.concepts import Concept, read_concepts
 from recipes.emoji_zh.graph import Triple, build_aliases, build_triples, entity_key
+from recipes.emoji_zh.missing import missing_pairs
 from recipes.emoji_zh.packages import PACKAGES, fetch, fetch_upscaler
 from recipes.emoji_zh.pictures import STYLES, find_pictures, main_colours, on_white, rasterise
 
 SMALL, LARGE = 64, 256
 CAPTIONS = 24
+MISSING = "missing"
 HOLDOUT_FILE = Path(__file__).with_name("holdout.json")
 
 
@@ -58,13 +62,14 @@ def build(arguments: argparse.Namespace) -> None:
     colours = _draw(out, wanted, sources)
     rows = _rows(concepts, wanted, colours, held)
     _write_lines(out / "metadata.jsonl", rows)
+    missing = _write_missing(out, concepts, rows, held)
     grouped = defaultdict(list)
     for row in rows:
         grouped[row["code"]].append(row["colours"])
     triples = build_triples(concepts.values(), grouped)
     _build_graph(out / "graph", triples, concepts)
     (out / "statistics.json").write_text(
-        json.dumps(_statistics(rows, triples), ensure_ascii=False, indent=1) + "\n"
+        json.dumps(_statistics(rows, triples, missing), ensure_ascii=False, indent=1) + "\n"
     )
     print(f"{len(rows)} pictures of {len({r['code'] for r in rows})} concepts in {out}")
 
@@ -147,6 +152,28 @@ def _rows(
     return rows
 
 
+def _write_missing(
+    out: Path, concepts: dict[str, Concept], rows: list[dict[str, Any]], held: dict[str, Any]
+) -> int:
+    """A data folder of what `missing.py` makes of the training's pictures; how many there are."""
+    made = missing_pairs(rows, np.load(out / f"pictures_{SMALL}.npy", mmap_mode="r"))
+    near = [rows[pair.nearest] for pair in made]
+    pairs = [(pair.code, pair.style) for pair in made]
+    described = _rows(concepts, pairs, [row["colours"] for row in near], held)
+    folder = out / MISSING
+    folder.mkdir(exist_ok=True)
+    with replacing(folder / f"pictures_{SMALL}.npy") as temporary, temporary.open("wb") as file:
+        np.save(file, np.stack([pair.picture for pair in made]))
+    _write_lines(
+        folder / "metadata.jsonl",
+        [
+            {**row, "split": "train", "license": other["license"], "nearest": other["style"]}
+            for row, other in zip(described, near, strict=True)
+        ],
+    )
+    return len(made)
+
+
 def _build_graph(store: Path, triples: list[Triple], concepts: dict[str, Concept]) -> None:
     names = {entity_key(concept): concept.name for concept in concepts.values()}
     options = BuildOptions(link_objects=False)
@@ -161,11 +188,12 @@ def _write_lines(path: Path, rows: list[dict[str, Any]]) -> None:
     temporary.replace(path)
 
 
-def _statistics(rows: list[dict[str, Any]], triples: list[Any]) -> dict[str, Any]:
+def _statistics(rows: list[dict[str, Any]], triples: list[Any], missing: int) -> dict[str, Any]:
     return {
         "pictures": len(rows),
         "concepts": len({row["code"] for row in rows}),
         "held_out_pairs": sum(row["split"] == "held_out" for row in rows),
+        "missing_pairs": missing,
         "styles": dict(Counter(row["style"] for row in rows)),
         "groups": dict(Counter(row["group"] for row in rows)),
         "triples": len(triples),

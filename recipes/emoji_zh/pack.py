@@ -17,7 +17,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from rapid_diffusion.files import replacing
-from recipes.emoji_zh.build import LARGE, SMALL, shrink
+from recipes.emoji_zh.build import LARGE, MISSING, SMALL, shrink
 
 PICTURES = "pictures"
 
@@ -40,7 +40,8 @@ def make(data: Path, file: Path) -> None:
     pictures = np.load(data / f"pictures_{LARGE}.npy", mmap_mode="r")
     others = [path for path in sorted(data.glob("*")) if path.suffix in (".jsonl", ".json")]
     others += [path for path in data.glob("realesr-*") if path.is_file()]
-    others += [path for path in sorted((data / "graph").rglob("*")) if path.is_file()]
+    folders = (data / name for name in ("graph", MISSING))
+    others += [path for folder in folders for path in sorted(folder.rglob("*")) if path.is_file()]
     with replacing(file) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         for path in others:
             archive.write(path, path.relative_to(data), zipfile.ZIP_DEFLATED)

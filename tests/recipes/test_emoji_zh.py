@@ -10,10 +10,11 @@ from PIL import Image, ImageDraw
 
 from knowledge.graph import KnowledgeGraph
 from rapid_diffusion.components import EMBEDDED
-from recipes.emoji_zh import everyday, holdout, pack
+from recipes.emoji_zh import everyday, holdout, missing, pack
 from recipes.emoji_zh.captions import compose
 from recipes.emoji_zh.concepts import Concept, normalise_code
 from recipes.emoji_zh.graph import build_aliases, build_triples, entity_key, everyday_names
+from recipes.emoji_zh.missing import missing_pairs
 from recipes.emoji_zh.pictures import STYLES, main_colours, on_white, rasterise
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "emoji_zh"
@@ -152,6 +153,55 @@ def test_a_drawing_lies_on_pure_white_with_no_dark_edge() -> None:
     assert pixels[..., 0].min() == 255  # red on white: nowhere less red than full
 
 
+def shown_in_styles() -> tuple[list[dict[str, str]], np.ndarray]:
+    """Forty concepts in three styles, the second the first's negative; "0" is held out in it."""
+    generator = np.random.default_rng(0)
+    first = generator.integers(0, 256, (40, 16, 16, 3), np.uint8)
+    kinds = {"twemoji": first, "noto": 255 - first, "emojione": first // 2}
+    rows = [
+        {
+            "code": str(code),
+            "style": style,
+            "split": "held_out" if (code, style) == (0, "noto") else "train",
+        }
+        for style in kinds
+        for code in range(40)
+    ]
+    return rows, np.concatenate(list(kinds.values()))
+
+
+def test_a_missing_pair_is_told_by_the_concepts_other_pictures(monkeypatch) -> None:
+    """Where nothing is laid over it: the second style is told by the first."""
+    monkeypatch.setattr(missing, "LAID_OVER", 0.0)
+    monkeypatch.setattr(missing, "RIDGE", 1e-6)
+    monkeypatch.setattr(missing, "LEFT_OUT", 0.0)
+    rows, pictures = shown_in_styles()
+    [pair] = missing_pairs(rows, pictures)
+    assert (pair.code, pair.style) == ("0", "noto")
+    truth = pictures[40]
+    assert (
+        np.abs(pair.picture.astype(int) - truth).mean()
+        < 0.1 * np.abs(pictures[41:80] - 127.5).mean()
+    )
+
+
+def test_a_missing_pair_leans_on_the_nearest_style_and_never_sees_what_is_held_out() -> None:
+    rows, pictures = shown_in_styles()
+    [pair] = missing_pairs(rows, pictures)
+    assert rows[pair.nearest]["code"] == "0"
+    assert rows[pair.nearest]["style"] != "noto"
+    pictures[40] = 0  # the picture that is held out
+    assert np.array_equal(missing_pairs(rows, pictures)[0].picture, pair.picture)
+
+
+def test_a_style_without_pictures_and_a_concept_without_any_stay_missing() -> None:
+    rows, pictures = shown_in_styles()
+    for row in rows:
+        if row["code"] == "3":
+            row["split"] = "held_out"
+    assert {(pair.code, pair.style) for pair in missing_pairs(rows, pictures)} == {("0", "noto")}
+
+
 def test_a_pack_unpacks_to_the_same_pictures(tmp_path: Path) -> None:
     data, copy = tmp_path / "data", tmp_path / "copy"
     (data / "graph").mkdir(parents=True)
@@ -159,9 +209,12 @@ def test_a_pack_unpacks_to_the_same_pictures(tmp_path: Path) -> None:
     (data / "metadata.jsonl").write_text("{}\n")
     noise = np.random.default_rng(0).integers(0, 256, (3, 256, 256, 3), dtype=np.uint8)
     np.save(data / "pictures_256.npy", noise)
+    (data / "missing").mkdir()
+    (data / "missing" / "pictures_64.npy").write_bytes(b"rough")
     pack.make(data, tmp_path / "data.zip")
     pack.unpack(tmp_path / "data.zip", copy)
     assert (np.load(copy / "pictures_256.npy") == noise).all()
     assert np.load(copy / "pictures_64.npy").shape == (3, 64, 64, 3)
     assert (copy / "graph" / "CURRENT").read_text() == "1\n"
+    assert (copy / "missing" / "pictures_64.npy").read_bytes() == b"rough"
     assert zipfile.is_zipfile(tmp_path / "data.zip")

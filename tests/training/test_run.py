@@ -2,6 +2,7 @@
 
 import shutil
 
+import numpy as np
 import pytest
 import torch
 
@@ -80,6 +81,55 @@ def test_a_text_tower_does_not_begin_with_one_of_other_words(write_config):
     path.write_text(path.read_text().replace("[data]", '[data]\ntext_from = "emoji-zh"'))
     with pytest.raises(InvalidRequestError, match="another vocabulary"):
         run(path, "text")
+
+
+def with_draft_folder(path, folder):
+    """The configuration, its draft also learning from `folder`."""
+    path.write_text(path.read_text().replace("[data]", f'[data]\ndraft_folder = "{folder}"'))
+    return path
+
+
+def test_the_draft_alone_learns_from_the_draft_folder(write_config, data_folder, tmp_path):
+    """Rows without their pictures' style of the other stages: only the draft is another."""
+    beside = tmp_path / "beside"
+    beside.mkdir()
+    np.save(beside / "small.npy", 255 - np.load(data_folder / "small.npy")[:3])
+    lines = (data_folder / "metadata.jsonl").read_text(encoding="utf-8").splitlines()[:3]
+    (beside / "metadata.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    run(write_config(3, "without"))
+    run(with_draft_folder(write_config(3, "with"), beside))
+    weights = {
+        stage: [
+            averaged_weights(stage_folder(tmp_path / name, stage)) for name in ("without", "with")
+        ]
+        for stage in ("text", "autoencoder", "draft", "super_resolution")
+    }
+    changed = {
+        stage
+        for stage, (one, two) in weights.items()
+        if any(not torch.equal(one[name], two[name]) for name in one)
+    }
+    assert changed == {"draft"}
+
+
+def test_a_draft_folder_that_is_not_there_is_named_before_anything_learns(write_config, tmp_path):
+    with pytest.raises(CheckpointError, match=r"nowhere.metadata\.jsonl"):
+        Training(read_training_config(with_draft_folder(write_config(1), tmp_path / "nowhere")))
+    path = with_draft_folder(write_config(1), tmp_path)
+    path.write_text(path.read_text().replace("[data]", '[data]\nshards = "*.tar"'))
+    with pytest.raises((InvalidRequestError, CheckpointError)):
+        Training(read_training_config(path))
+
+
+def test_draft_pictures_of_another_size_are_named(write_config, data_folder, tmp_path):
+    (tmp_path / "beside").mkdir()
+    np.save(tmp_path / "beside" / "small.npy", np.zeros((12, 16, 16, 3), np.uint8))
+    shutil.copy(data_folder / "metadata.jsonl", tmp_path / "beside")
+    path = with_draft_folder(write_config(1), tmp_path / "beside")
+    for stage in ("text", "autoencoder"):
+        run(path, stage)
+    with pytest.raises(CheckpointError, match=r"\(16, 16\); those beside them are of \(32, 32\)"):
+        run(path, "draft")
 
 
 def test_without_a_draft_its_stage_has_nothing_to_do(write_config, tmp_path):
