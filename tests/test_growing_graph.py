@@ -11,8 +11,9 @@ from knowledge.checking import Alias
 from knowledge.graph import KnowledgeGraph
 from rapid_diffusion import RapidDiffusionPipeline
 
-# What a drawing may show; the judge is the model's own contrastive pair.
-THINGS = ("火车", "老虎", "蛋糕", "房子", "自行车", "香蕉", "蝴蝶", "雨伞")
+# What a drawing may show, all of it things that the model has learned to draw; the judge is its own
+# contrastive pair.
+THINGS = ("蝴蝶", "老虎", "蛋糕", "熊猫", "向日葵", "香蕉", "蜗牛", "汉堡包")
 STYLE = "三维立体风格的"
 
 
@@ -26,7 +27,7 @@ def aliases(graph: KnowledgeGraph) -> Iterator[Alias]:
 
 @pytest.fixture(scope="module")
 def pipes(tmp_path_factory) -> tuple[RapidDiffusionPipeline, RapidDiffusionPipeline]:
-    """The shipped pipeline, and the same with an alias of the tiger and a new kind of train."""
+    """The shipped pipeline, and the same with an alias of the tiger and a new kind of butterfly."""
     pipe = RapidDiffusionPipeline.from_pretrained("emoji-zh")
     old = pipe.model.graph
     facts = [
@@ -34,8 +35,10 @@ def pipes(tmp_path_factory) -> tuple[RapidDiffusionPipeline, RapidDiffusionPipel
         for entity in range(len(old))
         for fact in old.neighbours(entity, limit=1000)
     ]
-    train = old.link("火车")[0].entity
-    facts += [("磁悬浮号", fact.relation, old.key(fact.object)) for fact in old.neighbours(train)]
+    butterfly = old.link("蝴蝶")[0].entity
+    facts += [
+        ("磁悬浮号", fact.relation, old.key(fact.object)) for fact in old.neighbours(butterfly)
+    ]
     names = {old.key(entity): old.name(entity) for entity in range(len(old))}
     said = [*aliases(old), ("山君", old.link("老虎")[0].key, 1.0)]
     store = Path(tmp_path_factory.mktemp("graph"))
@@ -50,7 +53,7 @@ def shown(pipe: RapidDiffusionPipeline, name: str) -> str:
     return THINGS[int(pipe.score([drawn] * len(THINGS), sentences).argmax())]
 
 
-@pytest.mark.parametrize(("name", "thing"), [("山君", "老虎"), ("磁悬浮号", "火车")])
+@pytest.mark.parametrize(("name", "thing"), [("山君", "老虎"), ("磁悬浮号", "蝴蝶")])
 def test_an_alias_and_a_new_entity_with_facts_only_change_the_picture(pipes, name, thing) -> None:
     before, after = pipes
     assert shown(after, name) == thing
