@@ -8,7 +8,6 @@ to the one in the nearest style, are cosines of the judge's features.
 """
 
 import argparse
-import json
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +20,7 @@ from rapid_diffusion import RapidDiffusionPipeline
 from rapid_diffusion.evaluation.intervals import compared, rounded
 from rapid_diffusion.evaluation.report import Recognition
 from rapid_diffusion.evaluation.retrieval import Gallery, Query, ranks
+from rapid_diffusion.training.data import read_rows
 
 
 def main() -> None:
@@ -29,7 +29,6 @@ def main() -> None:
     parser.add_argument("--model", default="emoji-zh")
     parser.add_argument("--against", default="emoji-zh-4")
     parser.add_argument("--data", type=Path, default=Path(".work/emoji_zh"))
-    parser.add_argument("--seeds", type=int, default=1, help="pictures a prompt")
     parser.add_argument("--out", type=Path, default=Path("docs/results/held-out.json"))
     options = parser.parse_args()
     recognition = Recognition(options.data)
@@ -37,17 +36,17 @@ def main() -> None:
         name: RapidDiffusionPipeline.from_pretrained(getattr(options, name))
         for name in ("model", "against")
     }
-    run = recognition.plan(options.seeds)["held_out_pairs"]
+    run = recognition.plan(seeds=1)["held_out_pairs"]
     wanted = [("held_out_pairs", prompt, seed) for prompt, seed in run.wanted()]
     pooled = {name: drawn(pipe, recognition, wanted) for name, pipe in pipelines.items()}
     units = {name: functional.normalize(rows, dim=-1) for name, rows in pooled.items()}
-    nearest = nearest_rows(options.data / "missing" / "metadata.jsonl")
+    nearest = nearest_places(recognition, wanted, options.data / "missing")
     concepts = [prompt.concept for _, prompt, _ in wanted]
     strict = {
         name: ranks_without(recognition, wanted, rows, nearest) for name, rows in units.items()
     }
     real = recognition.gallery.features[[prompt.row for _, prompt, _ in wanted]]
-    leant_on = recognition.gallery.features[nearest_places(recognition, wanted, nearest)]
+    leant_on = recognition.gallery.features[nearest]
     write_report(
         options.out,
         options.model,
@@ -75,21 +74,16 @@ def main() -> None:
     )
 
 
-def nearest_rows(path: Path) -> dict[tuple[str, str], str]:
-    """(code, style) -> the style whose picture was laid over the rough one of that pair."""
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return {(row["code"], row["style"]): row["nearest"] for row in rows}
-
-
-def nearest_places(
-    recognition: Recognition, wanted: Wanted, nearest: dict[tuple[str, str], str]
-) -> list[int]:
-    """The row of each pair's picture in the nearest style."""
-    gallery = recognition.gallery
-    rows = {shown: i for i, shown in enumerate(zip(gallery.concepts, gallery.styles, strict=True))}
+def nearest_places(recognition: Recognition, wanted: Wanted, missing: Path) -> list[int]:
+    """For each pair the row of the picture that was laid over its rough one."""
+    gallery, rows = recognition.gallery, read_rows(missing / "metadata.jsonl")
+    nearest = {(row["code"], row["style"]): row["nearest"] for row in rows}
+    places = {
+        shown: i for i, shown in enumerate(zip(gallery.concepts, gallery.styles, strict=True))
+    }
     codes = [recognition.rows[prompt.row]["code"] for _, prompt, _ in wanted]
     return [
-        rows[prompt.concept, nearest[code, prompt.style]]
+        places[prompt.concept, nearest[code, prompt.style]]
         for code, (_, prompt, _) in zip(codes, wanted, strict=True)
     ]
 
@@ -100,27 +94,19 @@ def cosine(one: Tensor, other: Tensor) -> float:
 
 
 def ranks_without(
-    recognition: Recognition,
-    wanted: Wanted,
-    features: Tensor,
-    nearest: dict[tuple[str, str], str],
+    recognition: Recognition, wanted: Wanted, features: Tensor, left_out: list[int]
 ) -> NDArray[np.int64]:
-    """Places from 0, each with the nearest picture of its pair out of the gallery."""
-    gallery, places = recognition.gallery, []
-    for row, (_, prompt, _) in zip(features, wanted, strict=True):
-        hidden = nearest[recognition.rows[prompt.row]["code"], prompt.style]
-        kept = [
-            place
-            for place, shown in enumerate(zip(gallery.concepts, gallery.styles, strict=True))
-            if shown != (prompt.concept, hidden)
-        ]
+    """Places from 0, for each picture with one row of the gallery left out."""
+    gallery, found = recognition.gallery, []
+    for row, (_, prompt, _), place in zip(features, wanted, left_out, strict=True):
+        kept = [other for other in range(len(gallery.concepts)) if other != place]
         less = Gallery(
             gallery.features[kept],
-            [gallery.concepts[place] for place in kept],
-            [gallery.styles[place] for place in kept],
+            [gallery.concepts[other] for other in kept],
+            [gallery.styles[other] for other in kept],
         )
-        places += ranks([Query(row, prompt.concept, prompt.style)], less, recognition.among)
-    return np.array(places)
+        found += ranks([Query(row, prompt.concept, prompt.style)], less, recognition.among)
+    return np.array(found)
 
 
 if __name__ == "__main__":

@@ -80,10 +80,10 @@ class Training:
     def __init__(self, config: TrainingConfig) -> None:
         self.config = config
         self.output = Path(config.output)
-        self.examples = open_examples(config.data, config.text.max_length, self.output)
-        check_sizes(config, self.examples)
         if config.data.draft_folder:
             _check_draft_folder(config.data)
+        self.examples = open_examples(config.data, config.text.max_length, self.output)
+        check_sizes(config, self.examples)
         self.processes = join_processes()
         self.device = self.processes.device
         self.page = ProgressPage(self.output, config.model.name, sample_captions(self.examples))

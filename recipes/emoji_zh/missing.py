@@ -91,10 +91,11 @@ class _Grid:
         return done
 
     def _apart(self, concepts: NDArray[np.int64], style: int) -> Floats:
-        """Pictures less the mean of their style (B, S, S, 3); zero where there is none."""
-        places = self.places[concepts, style]
-        apart = _unit(self.pictures[places.clip(0)]) - self.means[style]
-        return np.where(places[:, None, None, None] >= 0, apart, 0).astype(np.float32)
+        """Pictures less the mean of their style (B, S, S, 3); any picture where there is none."""
+        return _unit(self.pictures[self.places[concepts, style].clip(0)]) - self.means[style]
+
+    def _others(self, style: int) -> list[int]:
+        return [other for other in range(self.styles) if other != style]
 
     def _patches(
         self, concepts: NDArray[np.int64], style: int, left_out: NDArray[np.bool_] | None = None
@@ -104,7 +105,7 @@ class _Grid:
         After a style's patch stands 1 where the concept has a picture in it.
         """
         parts = []
-        for other in (other for other in range(self.styles) if other != style):
+        for other in self._others(style):
             there = self.places[concepts, other] >= 0
             if left_out is not None:
                 there &= ~left_out[:, other]
@@ -142,7 +143,7 @@ class _Grid:
                 return np.inf
             return float(np.square(self._apart(both, style) - self._apart(both, other)).mean())
 
-        return sorted((other for other in range(self.styles) if other != style), key=distance)
+        return sorted(self._others(style), key=distance)
 
 
 def _unit(pictures: NDArray[np.uint8]) -> Floats:
