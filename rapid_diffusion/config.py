@@ -21,18 +21,24 @@ class TextConfig:
 
 @dataclass(frozen=True)
 class ImageTowerConfig:
-    """The residual image tower of the contrastive pair."""
+    """The residual image tower of the contrastive pair.
+
+    It is shown pictures of `side` pixels at most (0: as they are); larger ones are shrunk to it.
+    """
 
     widths: tuple[int, ...] = (48, 96, 160, 256)
     depths: tuple[int, ...] = (1, 1, 1, 1)
     embedding: int = 128
+    side: int = 0
 
 
 @dataclass(frozen=True)
 class DenoiserConfig:
     """The UNet: `attends[i]` says whether level i looks at the text.
 
-    `draft` is the width of the network that drafts the latents from the sentence (0: none).
+    `draft` is the width of the network that drafts the latents from the sentence (0: none),
+    `draft_rank` that of its last layer, which is the largest by far (0: as `draft`); for
+    `draft_spread` see `DraftConfig`.
     """
 
     sample_size: int = 16
@@ -44,11 +50,17 @@ class DenoiserConfig:
     text_width: int = 192
     norm_groups: int = 16
     draft: int = 0
+    draft_rank: int = 0
+    draft_spread: bool = False
 
 
 @dataclass(frozen=True)
 class DraftConfig:
-    """The network that drafts a sentence's latents (channels, size, size)."""
+    """The network that drafts a sentence's latents (channels, size, size).
+
+    All drafts lie in a space of `rank` dimensions (0: of `hidden`). `spread`: how far pictures lie
+    from it is learned too, and the UNet's velocity is what it adds to the best guess from that.
+    """
 
     channels: int
     size: int
@@ -56,3 +68,5 @@ class DraftConfig:
     hidden: int = 1024
     layers: int = 3
     dropout: float = 0.2
+    rank: int = 0
+    spread: bool = False

@@ -93,6 +93,7 @@ def _random_model(tokenizer: TextTokenizer, text: TextConfig, graph: KnowledgeGr
             text_width=16,
             norm_groups=4,
             draft=8,
+            draft_spread=True,
         )
     ).eval()
     torch.nn.init.normal_(denoiser.network.conv_out.weight, std=0.2)

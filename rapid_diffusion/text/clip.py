@@ -41,6 +41,9 @@ class ContrastivePair(nn.Module):
 
     def image_features(self, images: Tensor) -> Tensor:
         """images (B, 3, H, W) in [-1, 1] -> (B, F)."""
+        side = self.config.side
+        if side and images.shape[-1] > side:
+            images = functional.interpolate(images, size=(side, side), mode="area")
         pooled = self.image(images).pooler_output.flatten(1)
         return functional.normalize(self.image_projection(pooled), dim=-1)
 
@@ -110,7 +113,7 @@ def _below(part: str, weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _read_config(path: Path) -> ImageTowerConfig:
-    values = read_json(path)
+    values = {"side": 0} | read_json(path)  # older folders know no side
     known = {item.name for item in fields(ImageTowerConfig)}
     if set(values) != known:
         raise CheckpointError(path, f"has {sorted(values)}; {sorted(known)} are wanted")
@@ -119,7 +122,9 @@ def _read_config(path: Path) -> ImageTowerConfig:
         raise CheckpointError(path, f"widths {widths!r} and depths {depths!r}; lists are wanted")
     if not all(type(number) is int and number > 0 for number in (*widths, *depths, embedding)):
         raise CheckpointError(path, f"{values}; whole numbers above 0 are wanted")
-    return ImageTowerConfig(tuple(widths), tuple(depths), embedding)
+    if type(values["side"]) is not int or values["side"] < 0:
+        raise CheckpointError(path, f"side {values['side']!r}; a whole number from 0 on is wanted")
+    return ImageTowerConfig(tuple(widths), tuple(depths), embedding, values["side"])
 
 
 def _build_image_tower(config: ImageTowerConfig) -> nn.Module:

@@ -149,7 +149,7 @@ def draft_stage(
         tokens = rows_of(examples.sentences(indices, step_generator(loop.seed, step)), rows)
         with torch.no_grad():
             sentence = encode_short(encoder, tokens).hidden[:, 0]
-        return functional.mse_loss(draft(sentence).float(), latents[indices[rows]].to(device))
+        return draft.loss(sentence, latents[indices[rows]].to(device))
 
     return _stage("draft", draft, loss)
 

@@ -12,6 +12,7 @@ from rapid_diffusion.denoising.draft import SentenceDraft
 from rapid_diffusion.errors import CheckpointError
 
 TINY = DenoiserConfig(4, 6, (8, 16), (False, True), 1, 8, 16, 4, draft=12)
+AROUND = replace(TINY, draft_rank=3, draft_spread=True)
 
 
 def inputs() -> tuple[torch.Tensor, ...]:
@@ -54,15 +55,19 @@ def test_the_unet_sees_the_draft() -> None:
         assert not torch.equal(denoiser(*inputs()), before)
 
 
-def test_drafts_made_beforehand_change_no_bit() -> None:
-    denoiser = drafting()
+@pytest.mark.parametrize("config", [TINY, AROUND])
+def test_drafts_made_beforehand_change_no_bit(config: DenoiserConfig) -> None:
+    denoiser = drafting(config)
     with torch.inference_mode():
         given = denoiser(*inputs(), denoiser.drafts(inputs()[2]))
         assert torch.equal(denoiser(*inputs()), given)
 
 
-def test_latents_keep_their_channels_and_the_draft_comes_back_to_the_bit(tmp_path: Path) -> None:
-    denoiser = drafting()
+@pytest.mark.parametrize("config", [TINY, AROUND])
+def test_latents_keep_their_channels_and_the_draft_comes_back_to_the_bit(
+    tmp_path: Path, config: DenoiserConfig
+) -> None:
+    denoiser = drafting(config)
     denoiser.save(tmp_path / "unet")
     loaded = load_denoiser(tmp_path / "unet").eval()
     assert loaded.channels == 6
@@ -81,3 +86,56 @@ def test_without_a_draft_there_is_no_folder(tmp_path: Path) -> None:
     build_denoiser(replace(TINY, draft=0)).save(tmp_path / "unet")
     assert not (tmp_path / "draft").exists()
     assert load_denoiser(tmp_path / "unet").draft is None
+
+
+def test_drafts_of_a_rank_lie_in_that_many_dimensions() -> None:
+    draft = drafting(AROUND).draft
+    assert draft is not None
+    drafted = draft(torch.randn(20, 16)).flatten(1) - draft.output.bias
+    assert torch.linalg.matrix_rank(drafted.double(), rtol=1e-5) == 3
+
+
+@pytest.mark.parametrize("time", [0.02, 0.4, 0.97])
+def test_around_a_draft_a_silent_unet_is_the_best_guess(time: float) -> None:
+    """No straight line through the noisy latents guesses the velocity better than it."""
+    denoiser = build_denoiser(AROUND).eval()
+    assert denoiser.draft is not None
+    assert denoiser.draft.log_spread is not None
+    spread = torch.tensor([0.1, 0.3, 0.5, 1.0, 1.5, 3.0])
+    denoiser.draft.log_spread.data = spread.log()
+    generator = torch.Generator().manual_seed(1)
+    drafts, apart, noise = torch.randn(3, 1000, 6, 4, 4, generator=generator)
+    picture = drafts + spread[:, None, None] * apart
+    noisy = (1 - time) * picture + time * noise
+    hidden, mask = torch.zeros(1000, 5, 16), torch.ones(1000, 5, dtype=torch.bool)
+    with torch.inference_mode():
+        guess = denoiser(noisy, torch.full((1000,), 1000 * time), hidden, mask, drafts)
+    wrong = (noise - picture - guess).square().mean((0, 2, 3)).sqrt()
+    given, wanted = noisy - (1 - time) * drafts, noise - picture + drafts
+    slope = (given * wanted).sum((0, 2, 3)) / given.square().sum((0, 2, 3))
+    least = (wanted - slope[:, None, None] * given).square().mean((0, 2, 3)).sqrt()
+    unit = spread / ((1 - time) ** 2 * spread**2 + time**2).sqrt()
+    assert wrong.tolist() == pytest.approx(least.tolist(), rel=0.01)
+    assert wrong.tolist() == pytest.approx(unit.tolist(), rel=0.02)
+
+
+def test_a_draft_learns_its_spread_and_is_not_moved_by_it() -> None:
+    spread = torch.tensor([0.05, 0.5, 2.0])[:, None, None]
+    drafts = [
+        SentenceDraft(DraftConfig(3, 4, 16, hidden=12, dropout=0.0, spread=learned))
+        for learned in (True, False)
+    ]
+    drafts[1].load_state_dict(drafts[0].state_dict(), strict=False)
+    generator = torch.Generator().manual_seed(2)
+    for draft in drafts:
+        generator.manual_seed(2)
+        optimizer = torch.optim.Adam(draft.parameters(), 0.02)
+        for _ in range(400):
+            latents = 1 + spread * torch.randn(64, 3, 4, 4, generator=generator)
+            optimizer.zero_grad()
+            draft.loss(torch.zeros(64, 16), latents).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+    learned, plain = drafts
+    assert learned.log_spread is not None
+    assert learned.log_spread.exp().tolist() == pytest.approx(spread.flatten().tolist(), rel=0.15)
+    assert torch.equal(learned.output.bias, plain.output.bias)

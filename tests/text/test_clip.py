@@ -1,12 +1,14 @@
 """The contrastive pair: unit features, and captions that belong to several pictures."""
 
+import json
 import math
 
 import pytest
 import torch
 
 from rapid_diffusion.config import ImageTowerConfig, TextConfig
-from rapid_diffusion.text.clip import ContrastivePair
+from rapid_diffusion.errors import CheckpointError
+from rapid_diffusion.text.clip import ContrastivePair, read_pair, write_pair
 from rapid_diffusion.text.encoder import build_text_encoder
 
 
@@ -28,6 +30,26 @@ def test_features_are_unit_vectors(pair):
     for features in (pair.image_features(images), pair.text_features(hidden)):
         assert features.shape == (3, 8)
         assert torch.allclose(features.norm(dim=1), torch.ones(3))
+
+
+def test_larger_pictures_are_shrunk_to_the_side_the_tower_knows(pair, tmp_path):
+    write_pair(pair, tmp_path / "image_tower", dict)
+    config = tmp_path / "image_tower" / "config.json"
+    config.write_text(config.read_text().replace('"side": 0', '"side": 16'))
+    sided = read_pair(tmp_path / "image_tower", pair.text)
+    images = batch()[0]
+    small = torch.nn.functional.avg_pool2d(images, 2)
+    assert torch.allclose(sided.image_features(images), pair.image_features(small))
+    assert torch.equal(sided.image_features(small), pair.image_features(small))
+
+
+@pytest.mark.parametrize("side", [-1, 2.5, "64"])
+def test_a_side_that_is_none_is_told(pair, tmp_path, side):
+    write_pair(pair, tmp_path / "image_tower", dict)
+    config = tmp_path / "image_tower" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"side": side}))
+    with pytest.raises(CheckpointError, match=r"side .* a whole number from 0 on"):
+        read_pair(tmp_path / "image_tower", pair.text)
 
 
 def test_the_loss_does_not_depend_on_the_order_of_the_batch(pair):
