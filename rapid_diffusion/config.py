@@ -59,7 +59,7 @@ class DraftConfig:
     """The network that drafts a sentence's latents (channels, size, size).
 
     All drafts lie in a space of `rank` dimensions (0: of `hidden`). `spread`: how far pictures lie
-    from it is learned too, and the UNet's velocity is what it adds to the best guess from that.
+    from it is learned too, and the UNet gives what it knows beyond the best guess from that.
     """
 
     channels: int

@@ -86,7 +86,7 @@ def parts_of(model: Model, rows: Sequence[int]) -> dict[str, Part]:
             torch.ones(count, length, dtype=torch.bool),
         )
         if denoiser.draft is not None:
-            inputs = (*inputs, inputs[0].clone())
+            inputs = (*inputs, torch.zeros(count, denoiser.draft.channels, side, side))
         parts[f"unet-{count}"] = Part(denoiser, "forward", inputs)
     return {
         name: Part(part.network, part.method, tuple(tensor.to(at) for tensor in part.inputs))

@@ -73,7 +73,7 @@ class Bucket:
             "bad": (),
         }
         if isinstance(network, Denoiser) and network.draft is not None:
-            self._shapes["drafts"] = (channels, height, width)
+            self._shapes["drafts"] = (network.draft.channels, height, width)
         self._state = dict[str, Tensor]()
 
     def __len__(self) -> int:

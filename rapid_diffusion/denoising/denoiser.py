@@ -51,10 +51,6 @@ class Denoiser(nn.Module):
         """The drafts (B, C, h, w) of sentences (B, L, D): the same at every step. None without."""
         return None if self.draft is None else self.draft(hidden[:, 0].to(self.network.dtype))
 
-    @property
-    def _log_spread(self) -> Tensor | None:
-        return None if self.draft is None else self.draft.log_spread
-
     def forward(
         self,
         rows: Tensor,
@@ -80,9 +76,11 @@ class Denoiser(nn.Module):
             encoder_attention_mask=mask,
             return_dict=False,
         )[0]
-        if drafts is not None and (log_spread := self._log_spread) is not None:
+        if drafts is not None and self.draft is not None and self.draft.config.spread:
+            mean, places = drafts[:, :-1].float(), drafts[:, -1:].float()
+            log_spread = self.draft.log_spread.float()[:, None, None] + places
             times = timesteps / TIMESTEPS
-            output = _velocity_around(drafts, log_spread, rows, times, output.float())
+            output = _velocity_around(mean, log_spread, rows.float(), times, output.float())
         return output.to(rows.dtype)
 
     def rebuilt(self) -> "Denoiser":
@@ -123,10 +121,9 @@ def _velocity_around(
     et al., 2022 (https://arxiv.org/abs/2206.00364, section 5) do around zero.
     """
     at = times.float()[:, None, None, None]
-    variance = (2 * log_spread.float()).exp()[:, None, None]
+    variance = (2 * log_spread).exp()
     of_rows = (1 - at).square() * variance + at.square()
-    apart = rows.float() - (1 - at) * drafts.float()
-    guess = apart * (at - (1 - at) * variance) / of_rows - drafts.float()
+    guess = (rows - (1 - at) * drafts) * (at - (1 - at) * variance) / of_rows - drafts
     return guess + (variance / of_rows).sqrt() * output
 
 
@@ -136,9 +133,10 @@ def build_denoiser(config: DenoiserConfig) -> Denoiser:
 
     down = ["CrossAttnDownBlock2D" if attends else "DownBlock2D" for attends in config.attends]
     up = ["CrossAttnUpBlock2D" if attends else "UpBlock2D" for attends in reversed(config.attends)]
+    drafted = config.channels + config.draft_spread if config.draft else 0
     network: Any = UNet2DConditionModel(
         sample_size=config.sample_size,
-        in_channels=config.channels * (2 if config.draft else 1),
+        in_channels=config.channels + drafted,
         out_channels=config.channels,
         block_out_channels=config.widths,
         down_block_types=tuple(down),
@@ -156,14 +154,8 @@ def build_denoiser(config: DenoiserConfig) -> Denoiser:
     nn.init.zeros_(network.conv_out.bias)
     if not config.draft:
         return Denoiser(network)
-    draft = DraftConfig(
-        config.channels,
-        config.sample_size,
-        config.text_width,
-        config.draft,
-        rank=config.draft_rank,
-        spread=config.draft_spread,
-    )
+    sizes = config.channels, config.sample_size, config.text_width, config.draft
+    draft = DraftConfig(*sizes, rank=config.draft_rank, spread=config.draft_spread)
     return Denoiser(network, SentenceDraft(draft))
 
 
@@ -186,7 +178,7 @@ def load_denoiser(folder: Path, bare: bool = False, below: Path | None = None) -
         network = _build_network(config, folder)
         load_strict(network, weights, folder)
     draft = _load_draft((below or folder).parent / "draft")
-    drafted = draft.config.channels if draft is not None else 0
+    drafted = draft.channels if draft is not None else 0
     if network.config.in_channels != network.config.out_channels + drafted:
         raise CheckpointError(
             folder,

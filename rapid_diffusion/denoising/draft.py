@@ -20,8 +20,9 @@ class SentenceDraft(nn.Module):
     Dropout stays on while the UNet learns: it then meets drafts about as rough as those of
     sentences that were never seen.
 
-    `log_spread` (C,), where the config asks for it, is the logarithm of the deviation of pictures
-    from their drafts, channel by channel.
+    With `spread` in the config it also says how far pictures lie from the draft: a deviation for
+    each latent, the product of one for its channel (`log_spread`, C logarithms) and one for its
+    place, which depends on the sentence and whose logarithm is a last channel of the draft.
     """
 
     def __init__(self, config: DraftConfig) -> None:
@@ -35,24 +36,49 @@ class SentenceDraft(nn.Module):
         rank = config.rank
         self.narrow = nn.Linear(config.hidden, rank, bias=False) if rank else nn.Identity()
         self.output = nn.Linear(rank or config.hidden, config.channels * config.size**2)
-        self.log_spread = nn.Parameter(torch.zeros(config.channels)) if config.spread else None
         nn.init.zeros_(self.output.weight)
         nn.init.zeros_(self.output.bias)
+        if config.spread:
+            self.log_spread = nn.Parameter(torch.zeros(config.channels))
+            self.places = nn.Linear(config.hidden, config.size**2)
+            nn.init.zeros_(self.places.weight)
+            nn.init.zeros_(self.places.bias)
+
+    @property
+    def channels(self) -> int:
+        """How many the draft has: those of the latents, and one for the spread if it is told."""
+        return self.config.channels + self.config.spread
 
     def start_from(self, mean: Tensor) -> None:
         """Begin with one draft for all sentences, the mean latents (C, size, size)."""
         self.output.bias.data.copy_(mean.flatten())
 
     def forward(self, sentence: Tensor) -> Tensor:
-        """The draft of each sentence."""
-        size = self.config.size
-        drafted: Tensor = self.output(self.narrow(self.layers(sentence)))
-        return drafted.reshape(-1, self.config.channels, size, size)
+        """The draft of each sentence, (B, `channels`, size, size)."""
+        found = self.layers(sentence)
+        mean = self._mean(found)
+        return torch.cat([mean, self._places(found)], 1) if self.config.spread else mean
+
+    def mean(self, sentence: Tensor) -> Tensor:
+        """The expected latents (B, C, size, size) alone."""
+        return self._mean(self.layers(sentence))
 
     def loss(self, sentence: Tensor, latents: Tensor) -> Tensor:
         """The squared error, to which the fit of the spread is added without a say in the draft."""
-        error = (self(sentence).float() - latents).square()
-        if self.log_spread is None:
+        found = self.layers(sentence)
+        error = (self._mean(found).float() - latents).square()
+        if not self.config.spread:
             return error.mean()
-        in_spreads = error.detach().mean((0, 2, 3)) * (-2 * self.log_spread).exp()
-        return error.mean() + (in_spreads / 2 + self.log_spread).mean()
+        log_spread = (self.log_spread[:, None, None] + self._places(found.detach())).float()
+        in_spreads = error.detach() * (-2 * log_spread).exp()
+        return error.mean() + (in_spreads / 2 + log_spread).mean()
+
+    def _mean(self, found: Tensor) -> Tensor:
+        size = self.config.size
+        drafted: Tensor = self.output(self.narrow(found))
+        return drafted.reshape(-1, self.config.channels, size, size)
+
+    def _places(self, found: Tensor) -> Tensor:
+        size = self.config.size
+        told: Tensor = self.places(found)
+        return told.reshape(-1, 1, size, size)

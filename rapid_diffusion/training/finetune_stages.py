@@ -74,9 +74,9 @@ class Memory:
     @torch.no_grad()
     def draft(self, tokens: Tokens) -> Tensor:
         """The drafts (B, C, h, w) of old sentences."""
-        drafts = self.denoiser.drafts(encode_short(self.encoder, tokens).hidden)
-        assert drafts is not None
-        return drafts.float()
+        draft, hidden = self.denoiser.draft, encode_short(self.encoder, tokens).hidden
+        assert draft is not None
+        return draft.mean(hidden[:, 0]).float()
 
     @torch.no_grad()
     def velocity(self, tokens: Tokens, clean: Tensor, noise: Tensor, times: Tensor) -> Tensor:
@@ -118,7 +118,7 @@ def draft_stage(learning: Learning, lesson: Lesson, loop: LoopConfig) -> Stage:
 
     def loss(step: int) -> Tensor:
         tokens, clean = lesson.mixture.batch(step, loop, step_generator(loop.seed, step))
-        drafted = draft(encode_short(encoder, tokens).hidden[:, 0]).float()
+        drafted = draft.mean(encode_short(encoder, tokens).hidden[:, 0]).float()
         return functional.mse_loss(drafted, lesson.latents(tokens, clean).to(drafted.device))
 
     return Stage("draft", learning, loss)
@@ -144,7 +144,7 @@ def diffusion_stage(learning: Learning, lesson: Lesson, loop: LoopConfig, *, tex
         flow = functional.mse_loss(found, wanted.to(found.device))
         if not text or denoiser.draft is None:
             return flow
-        drafted = denoiser.draft(states.hidden[:, 0]).float()
+        drafted = denoiser.draft.mean(states.hidden[:, 0]).float()
         wanted = lesson.latents(tokens, clean)
         return flow + functional.mse_loss(drafted, wanted.to(drafted.device))
 
@@ -183,7 +183,7 @@ def measure(model: Model, source: Source, rows: list[int], batch: int = 32) -> d
 def _draft_error(denoiser: Denoiser, states: TextStates, clean: Tensor) -> Tensor:
     if denoiser.draft is None:
         return torch.zeros(0)
-    drafted = denoiser.draft(states.hidden[:, 0])
+    drafted = denoiser.draft.mean(states.hidden[:, 0])
     return (drafted.float() - clean.to(drafted.device)).square().flatten(1).mean(1)
 
 

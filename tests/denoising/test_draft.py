@@ -91,7 +91,7 @@ def test_without_a_draft_there_is_no_folder(tmp_path: Path) -> None:
 def test_drafts_of_a_rank_lie_in_that_many_dimensions() -> None:
     draft = drafting(AROUND).draft
     assert draft is not None
-    drafted = draft(torch.randn(20, 16)).flatten(1) - draft.output.bias
+    drafted = draft.mean(torch.randn(20, 16)).flatten(1) - draft.output.bias
     assert torch.linalg.matrix_rank(drafted.double(), rtol=1e-5) == 3
 
 
@@ -100,42 +100,46 @@ def test_around_a_draft_a_silent_unet_is_the_best_guess(time: float) -> None:
     """No straight line through the noisy latents guesses the velocity better than it."""
     denoiser = build_denoiser(AROUND).eval()
     assert denoiser.draft is not None
-    assert denoiser.draft.log_spread is not None
-    spread = torch.tensor([0.1, 0.3, 0.5, 1.0, 1.5, 3.0])
-    denoiser.draft.log_spread.data = spread.log()
+    channels, places = torch.tensor([0.1, 0.3, 0.5, 1.0, 1.5, 3.0]), torch.rand(4, 4) + 0.5
+    denoiser.draft.log_spread.data = channels.log()
+    spread = channels[:, None, None] * places
     generator = torch.Generator().manual_seed(1)
     drafts, apart, noise = torch.randn(3, 1000, 6, 4, 4, generator=generator)
-    picture = drafts + spread[:, None, None] * apart
+    picture = drafts + spread * apart
     noisy = (1 - time) * picture + time * noise
     hidden, mask = torch.zeros(1000, 5, 16), torch.ones(1000, 5, dtype=torch.bool)
+    told = torch.cat([drafts, places.log().expand(1000, 1, 4, 4)], 1)
     with torch.inference_mode():
-        guess = denoiser(noisy, torch.full((1000,), 1000 * time), hidden, mask, drafts)
-    wrong = (noise - picture - guess).square().mean((0, 2, 3)).sqrt()
-    given, wanted = noisy - (1 - time) * drafts, noise - picture + drafts
-    slope = (given * wanted).sum((0, 2, 3)) / given.square().sum((0, 2, 3))
-    least = (wanted - slope[:, None, None] * given).square().mean((0, 2, 3)).sqrt()
+        guess = denoiser(noisy, torch.full((1000,), 1000 * time), hidden, mask, told)
     unit = spread / ((1 - time) ** 2 * spread**2 + time**2).sqrt()
-    assert wrong.tolist() == pytest.approx(least.tolist(), rel=0.01)
-    assert wrong.tolist() == pytest.approx(unit.tolist(), rel=0.02)
+    wrong = ((noise - picture - guess) / unit).square().mean((0, 2, 3)).sqrt()
+    assert wrong.tolist() == pytest.approx([1.0] * 6, rel=0.02)
+    given, wanted = noisy - (1 - time) * drafts, noise - picture + drafts
+    slope = (given * wanted).sum(0) / given.square().sum(0)
+    least = (wanted - slope * given).square().mean().item()
+    assert (noise - picture - guess).square().mean().item() == pytest.approx(least, rel=0.01)
 
 
 def test_a_draft_learns_its_spread_and_is_not_moved_by_it() -> None:
-    spread = torch.tensor([0.05, 0.5, 2.0])[:, None, None]
+    channels = torch.tensor([0.1, 0.5, 2.0])
+    places = torch.full((4, 4), 1.0)
+    places[:2] = 0.5
     drafts = [
         SentenceDraft(DraftConfig(3, 4, 16, hidden=12, dropout=0.0, spread=learned))
         for learned in (True, False)
     ]
     drafts[1].load_state_dict(drafts[0].state_dict(), strict=False)
-    generator = torch.Generator().manual_seed(2)
     for draft in drafts:
-        generator.manual_seed(2)
+        generator = torch.Generator().manual_seed(2)
         optimizer = torch.optim.Adam(draft.parameters(), 0.02)
         for _ in range(400):
-            latents = 1 + spread * torch.randn(64, 3, 4, 4, generator=generator)
+            apart = torch.randn(64, 3, 4, 4, generator=generator)
+            latents = 1 + channels[:, None, None] * places * apart
             optimizer.zero_grad()
             draft.loss(torch.zeros(64, 16), latents).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
     learned, plain = drafts
-    assert learned.log_spread is not None
-    assert learned.log_spread.exp().tolist() == pytest.approx(spread.flatten().tolist(), rel=0.15)
-    assert torch.equal(learned.output.bias, plain.output.bias)
+    sentence = torch.zeros(1, 16)
+    told = (learned.log_spread[:, None, None] + learned(sentence)[0, 3]).exp()
+    assert torch.allclose(told, channels[:, None, None] * places, rtol=0.2)
+    assert torch.equal(learned.mean(sentence), plain.mean(sentence))

@@ -24,7 +24,7 @@ def test_old_rows_are_held_to_what_the_model_said_and_new_ones_to_their_pictures
     noise, times = torch.randn(clean.shape), torch.tensor([0.2, 0.4, 0.6, 0.8])
     with torch.no_grad():
         states = lesson.memory.encoder.encode(tokens)
-        drafts = lesson.memory.denoiser.drafts(states.hidden)
+        drafts = lesson.memory.denoiser.draft.mean(states.hidden[:, 0])
         said = velocity(lesson.memory.denoiser, states, clean, noise, times)
     for wanted, truth, remembered in (
         (lesson.latents(tokens, clean), clean, drafts),
