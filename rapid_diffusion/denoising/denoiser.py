@@ -48,7 +48,10 @@ class Denoiser(nn.Module):
         self.takes_sentence: bool = network.config.class_embed_type == "projection"
 
     def drafts(self, hidden: Tensor) -> Tensor | None:
-        """The drafts (B, C, h, w) of sentences (B, L, D): the same at every step. None without."""
+        """The drafts (B, `draft.channels`, h, w) of sentences (B, L, D), the same at every step.
+
+        None without a draft.
+        """
         return None if self.draft is None else self.draft(hidden[:, 0].to(self.network.dtype))
 
     def forward(

@@ -31,6 +31,11 @@ def _of_networks(config: TrainingConfig) -> Iterator[Wish]:
     if any(width % groups for width in denoiser.widths):
         multiples = f"multiples of {groups}"
         yield "denoiser.widths", list(denoiser.widths), multiples, "denoiser.norm_groups"
+    if not 0 <= denoiser.draft_rank <= denoiser.draft:
+        allowed = f"0 to {denoiser.draft}"
+        yield "denoiser.draft_rank", denoiser.draft_rank, allowed, "denoiser.draft"
+    if denoiser.draft_spread and not denoiser.draft:
+        yield "denoiser.draft_spread", "true", "false", "as denoiser.draft = 0 makes no draft"
     if config.model.upscale != 1:
         scale = config.upscaler.scale
         yield "model.upscale", config.model.upscale, scale, "as upscaler.scale, or 1"

@@ -9,15 +9,21 @@ import torch
 from knowledge.builder import BuildOptions, build_version
 from rapid_diffusion import RapidDiffusionPipeline
 from rapid_diffusion.errors import CheckpointError, InvalidRequestError
+from rapid_diffusion.model_folder import load_model
 from rapid_diffusion.testing import ALIASES, TRIPLES
 from rapid_diffusion.training.config import read_training_config
 from rapid_diffusion.training.loop import averaged_weights
 from rapid_diffusion.training.run import Training, run
 from rapid_diffusion.training.stages import stage_folder
 
+SPREAD = "draft = 12\ndraft_rank = 6\ndraft_spread = true"
 
-def test_a_training_ends_in_a_model_that_draws(write_config, tmp_path):
-    run(write_config(steps=2))
+
+@pytest.mark.parametrize("draft", ["draft = 12", SPREAD], ids=["plain", "spread"])
+def test_a_training_ends_in_a_model_that_draws(write_config, tmp_path, draft):
+    path = write_config(steps=2)
+    path.write_text(path.read_text().replace("draft = 12", draft))
+    run(path)
     pipe = RapidDiffusionPipeline.from_pretrained(tmp_path / "run" / "model")
     result = pipe("卡通风格的大虫", seed=1)
     assert result.images[0].size == (64, 64)
@@ -130,6 +136,18 @@ def test_draft_pictures_of_another_size_are_named(write_config, data_folder, tmp
         run(path, stage)
     with pytest.raises(CheckpointError, match=r"\(16, 16\); those beside them are of \(32, 32\)"):
         run(path, "draft")
+
+
+def test_a_spread_is_learned_by_the_draft_stage_and_kept_in_the_folder(write_config, tmp_path):
+    path = write_config(3)
+    path.write_text(path.read_text().replace("draft = 12", SPREAD))
+    run(path)
+    learned = averaged_weights(stage_folder(tmp_path / "run", "draft"))
+    assert learned["log_spread"].all()
+    assert learned["places.bias"].all()
+    denoiser = load_model(tmp_path / "run" / "model").denoiser
+    assert torch.allclose(denoiser.draft.log_spread, learned["log_spread"], rtol=1e-3)
+    assert denoiser.network.config.in_channels == 2 * denoiser.channels + 1
 
 
 def test_without_a_draft_its_stage_has_nothing_to_do(write_config, tmp_path):
