@@ -80,10 +80,8 @@ class Denoiser(nn.Module):
             return_dict=False,
         )[0]
         if drafts is not None and self.draft is not None and self.draft.config.spread:
-            mean, places = drafts[:, :-1].float(), drafts[:, -1:].float()
-            log_spread = self.draft.log_spread.float()[:, None, None] + places
-            times = timesteps / TIMESTEPS
-            output = _velocity_around(mean, log_spread, rows.float(), times, output.float())
+            around, times = self.draft.split(drafts), timesteps / TIMESTEPS
+            output = _velocity_around(*around, rows.float(), times, output.float())
         return output.to(rows.dtype)
 
     def rebuilt(self) -> "Denoiser":

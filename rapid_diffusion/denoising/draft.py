@@ -63,13 +63,20 @@ class SentenceDraft(nn.Module):
         """The expected latents (B, C, size, size) alone."""
         return self._mean(self.layers(sentence))
 
+    def split(self, drafts: Tensor) -> tuple[Tensor, Tensor]:
+        """Drafts with a spread -> expected latents and logarithms of their deviations, float32.
+
+        Both are (B, C, size, size).
+        """
+        return drafts[:, :-1].float(), self._log_spread(drafts[:, -1:])
+
     def loss(self, sentence: Tensor, latents: Tensor) -> Tensor:
         """The squared error, to which the fit of the spread is added without a say in the draft."""
         found = self.layers(sentence)
         error = (self._mean(found).float() - latents).square()
         if not self.config.spread:
             return error.mean()
-        log_spread = (self.log_spread[:, None, None] + self._places(found.detach())).float()
+        log_spread = self._log_spread(self._places(found.detach()))
         in_spreads = error.detach() * (-2 * log_spread).exp()
         return error.mean() + (in_spreads / 2 + log_spread).mean()
 
@@ -77,6 +84,9 @@ class SentenceDraft(nn.Module):
         size = self.config.size
         drafted: Tensor = self.output(self.narrow(found))
         return drafted.reshape(-1, self.config.channels, size, size)
+
+    def _log_spread(self, places: Tensor) -> Tensor:
+        return self.log_spread.float()[:, None, None] + places.float()
 
     def _places(self, found: Tensor) -> Tensor:
         size = self.config.size

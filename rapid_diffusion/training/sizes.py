@@ -31,6 +31,8 @@ def _of_networks(config: TrainingConfig) -> Iterator[Wish]:
     if any(width % groups for width in denoiser.widths):
         multiples = f"multiples of {groups}"
         yield "denoiser.widths", list(denoiser.widths), multiples, "denoiser.norm_groups"
+    if config.image_tower.side < 0:
+        yield "image_tower.side", config.image_tower.side, "0 (as they are) or above", "in pixels"
     if not 0 <= denoiser.draft_rank <= denoiser.draft:
         allowed = f"0 to {denoiser.draft}"
         yield "denoiser.draft_rank", denoiser.draft_rank, allowed, "denoiser.draft"

@@ -15,6 +15,8 @@ from rapid_diffusion.training.run import Training
         ("text_width = 16", "text_width = 32", "denoiser.text_width", "as text.width"),
         ("attends = [false, true]", "attends = [true]", "denoiser.attends", "2 of true or false"),
         ("widths = [8, 16]", "widths = [8, 18]", "denoiser.widths", "multiples of 4"),
+        ("embedding = 8", "embedding = 8\nside = -1", "image_tower.side", "or above, in pixels"),
+        ("embedding = 8", "embedding = 8\nside = 16", "", ""),
         ("draft = 12", "draft = 12\ndraft_rank = 13", "denoiser.draft_rank", "0 to 12"),
         ("draft = 12", "draft = 12\ndraft_rank = -1", "denoiser.draft_rank", "0 to 12"),
         ("draft = 12", "draft = 12\ndraft_rank = 4\ndraft_spread = true", "", ""),
