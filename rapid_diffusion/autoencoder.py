@@ -1,10 +1,12 @@
 """Pictures to latents and back. Scale and shift live in here and nowhere else.
 
 `PatchAutoencoder` is ours: an orthonormal transform of square patches (principal components),
-exact enough for small drawings and fitted in seconds. `DiffusersAutoencoder` wraps the
-autoencoders of `diffusers`, so that foreign model folders load.
+exact enough for small drawings and fitted in seconds; a small network may bring what it decodes to
+a larger size. `DiffusersAutoencoder` wraps the autoencoders of `diffusers`, so that foreign model
+folders load.
 """
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,20 +19,44 @@ from rapid_diffusion.artifacts.bare import BareNetwork
 from rapid_diffusion.checkpoints.folder import load_strict, read_json, read_weights, write_json
 from rapid_diffusion.checkpoints.folder import write_weights as write_component_weights
 from rapid_diffusion.errors import CheckpointError
+from rapid_diffusion.super_resolution.networks import SRVGGNetCompact, UpscalerConfig
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+Narrow = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 
 
 @dataclass(frozen=True)
 class PatchConfig:
-    """Patches of `patch` x `patch` pixels become `channels` numbers each."""
+    """Patches of `patch` x `patch` pixels become `channels` numbers each.
+
+    With `shrink` above 1 they are patches of pictures that many times smaller, and decoding ends in
+    a network of `decoder_layers` convolutions of `decoder_width` channels that enlarges as much:
+    outlines are told by few numbers, and how sharp drawings are the network knows.
+    """
 
     patch: int = 4
     channels: int = 24
+    shrink: int = 1
+    decoder_width: int = 48
+    decoder_layers: int = 8
+
+    def __post_init__(self) -> None:
+        if self.shrink < 1:
+            raise ValueError(f"shrink is {self.shrink}; it must be 1 (as they are) or above")
+
+    @property
+    def factor(self) -> int:
+        """Pixels of the picture a latent stands for, along one side."""
+        return self.patch * self.shrink
 
 
 class PatchAutoencoder(nn.Module):
-    """latents = scale · basis · (patch - mean), and back; scale · basis has orthogonal rows."""
+    """latents = scale · basis · (patch - mean), and back; scale · basis has orthogonal rows.
+
+    Where pictures are shrunk first, `network`, the small one of Real-ESRGAN, enlarges what comes
+    back; it is trained after `fit` (`training.stages.decoder_stage`).
+    """
 
     basis: Tensor
     mean: Tensor
@@ -43,6 +69,7 @@ class PatchAutoencoder(nn.Module):
         self.register_buffer("basis", torch.eye(config.channels, size))
         self.register_buffer("mean", torch.zeros(size))
         self.register_buffer("scale", torch.ones(config.channels))
+        self.network = _decoder_network(config) if config.shrink > 1 else None
 
     @property
     def channels(self) -> int:
@@ -52,19 +79,23 @@ class PatchAutoencoder(nn.Module):
     @property
     def factor(self) -> int:
         """Pixels of the picture a latent stands for, along one side."""
-        return self.config.patch
+        return self.config.factor
 
     def encode(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) in [-1, 1] -> (B, C, H / patch, W / patch), of unit variance overall."""
-        patches = functional.pixel_unshuffle(images, self.factor) - self.mean[:, None, None]
+        """(B, 3, H, W) in [-1, 1] -> (B, C, H / factor, W / factor), of unit variance overall."""
+        patches = self._patches(images) - self.mean[:, None, None]
         weight = (self.scale[:, None] * self.basis)[..., None, None]
         return functional.conv2d(patches, weight)
 
     def decode(self, latents: Tensor) -> Tensor:
-        """(B, C, h, w) -> (B, 3, h · patch, w · patch), about in [-1, 1], not clamped."""
+        """(B, C, h, w) -> (B, 3, h · factor, w · factor), about in [-1, 1], not clamped."""
         weight = (self.basis / self.scale[:, None]).T[..., None, None]
         patches = functional.conv2d(latents, weight) + self.mean[:, None, None]
-        return functional.pixel_shuffle(patches, self.factor)
+        images = functional.pixel_shuffle(patches, self.config.patch)
+        if self.network is None:
+            return images
+        enlarged: Tensor = self.network(images)
+        return enlarged
 
     @torch.no_grad()
     def fit(self, images: Tensor) -> float:
@@ -72,9 +103,9 @@ class PatchAutoencoder(nn.Module):
 
         Channel i is scaled by its deviation to the power -1/2: between leaving the spectrum as it
         is (fine channels drown in noise) and whitening (noise counts as much as shape). Returns
-        the peak signal-to-noise ratio of the round trip in decibels.
+        the peak signal-to-noise ratio of the patches' round trip in decibels.
         """
-        patches = functional.pixel_unshuffle(images, self.factor)
+        patches = self._patches(images)
         rows = patches.permute(0, 2, 3, 1).reshape(-1, patches.shape[1]).double()
         mean = rows.mean(0)
         variance, vectors = torch.linalg.eigh((rows - mean).T @ (rows - mean) / len(rows))
@@ -84,16 +115,47 @@ class PatchAutoencoder(nn.Module):
         self.mean.copy_(mean)
         self.basis.copy_(vectors.flip(1)[:, : self.channels].T)
         self.scale.copy_(scale)
-        error = (self.decode(self.encode(images)).clamp(-1, 1) - images).square().mean()
+        told = (rows - mean) @ vectors.flip(1)[:, : self.channels]
+        back = told @ vectors.flip(1)[:, : self.channels].T + mean
+        error = (back.clamp(-1, 1) - rows).square().mean()
         return float(10 * torch.log10(4 / error))
 
-    def save(self, folder: Path) -> None:
-        """Write `config.json` and the weights."""
+    def _patches(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, 3 patch², H / factor, W / factor)."""
+        if self.config.shrink > 1:
+            height, width = (side // self.config.shrink for side in images.shape[-2:])
+            images = functional.interpolate(
+                images, size=(height, width), mode="bicubic", antialias=True
+            )
+        return functional.pixel_unshuffle(images, self.config.patch)
+
+    def save(self, folder: Path, narrow: Narrow = dict) -> None:
+        """Write `config.json` and the weights, those of the network as `narrow` leaves them."""
         folder.mkdir(parents=True, exist_ok=True)
         write_json(
             folder / "config.json", {"_class_name": "PatchAutoencoder"} | asdict(self.config)
         )
-        write_component_weights(self.state_dict(), folder / WEIGHTS)
+        weights = dict(self.state_dict())
+        of_network = {name: weights[name] for name in weights if name.startswith("network.")}
+        write_component_weights(weights | narrow(of_network), folder / WEIGHTS)
+
+
+def _decoder_network(config: PatchConfig) -> SRVGGNetCompact:
+    """It begins as nearest-neighbour enlargement."""
+    network = SRVGGNetCompact(
+        UpscalerConfig(
+            "SRVGGNetCompact",
+            scale=config.shrink,
+            num_feat=config.decoder_width,
+            num_conv=config.decoder_layers,
+        )
+    )
+    last = network.body[-1]
+    assert isinstance(last, nn.Conv2d)
+    assert last.bias is not None
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+    return network
 
 
 class DiffusersAutoencoder(nn.Module):
@@ -119,8 +181,9 @@ class DiffusersAutoencoder(nn.Module):
         images: Tensor = self.network.decode(latents / self.scale + self.shift).sample
         return images
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path, narrow: Narrow = dict) -> None:
         """Write the `diffusers` component folder."""
+        del narrow  # published weights stay as they are: some lie beyond float16
         folder.mkdir(parents=True, exist_ok=True)
         sizes = {k: v for k, v in self.network.config.items() if not k.startswith("_")}
         name = self.network.config.get("_class_name", type(self.network).__name__)

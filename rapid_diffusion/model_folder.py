@@ -143,10 +143,11 @@ def save_shared(model: Model, base: Path, folder: Path, storage: Storage) -> Non
 def _write_components(model: Model, folder: Path, storage: Storage) -> None:
     write_text(model, folder, storage)
     model.denoiser.save(folder / "unet", lambda weights: stored(weights, storage))
-    model.autoencoder.save(folder / "vae")
+    # int8 would be seen in what these draw.
+    of_pixels: Storage = "float32" if storage == "float32" else "float16"
+    model.autoencoder.save(folder / "vae", lambda weights: stored(weights, of_pixels))
     if model.upscaler is not None:
-        of_upscaler: Storage = "float32" if storage == "float32" else "float16"
-        model.upscaler.save(folder / "super_resolution", of_upscaler)
+        model.upscaler.save(folder / "super_resolution", of_pixels)
     if model.pair is not None:
         write_pair(model.pair, folder / "image_tower", lambda weights: stored(weights, storage))
     if model.graph is not None:

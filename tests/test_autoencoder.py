@@ -9,6 +9,7 @@ from rapid_diffusion.autoencoder import (
     PatchConfig,
     load_autoencoder,
 )
+from rapid_diffusion.model_folder import stored
 
 
 def pictures(count=4, side=16):
@@ -68,6 +69,39 @@ def test_a_saved_patch_autoencoder_comes_back_to_the_bit(tmp_path):
     again = load_autoencoder(tmp_path)
     assert torch.equal(again.encode(pictures()), autoencoder.encode(pictures()))
     assert (again.channels, again.factor) == (8, 4)
+
+
+SHRUNK = PatchConfig(2, 12, shrink=2, decoder_width=8, decoder_layers=1)
+
+
+def test_a_decoder_that_has_learned_nothing_enlarges_to_the_nearest_pixel():
+    autoencoder = PatchAutoencoder(SHRUNK)
+    autoencoder.fit(pictures())
+    latents = autoencoder.encode(pictures())
+    assert latents.shape == (4, 12, 4, 4)
+    decoded = autoencoder.decode(latents)
+    assert decoded.shape == (4, 3, 16, 16)
+    small = torch.nn.functional.interpolate(pictures(), size=(8, 8), mode="bicubic", antialias=True)
+    doubled = small.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    assert torch.allclose(decoded, doubled, atol=1e-3)
+
+
+@pytest.mark.parametrize(("storage", "apart"), [("float32", 0.0), ("float16", 1e-3)])
+def test_a_saved_decoder_comes_back_as_near_as_its_storage(tmp_path, storage, apart):
+    autoencoder = PatchAutoencoder(SHRUNK)
+    torch.nn.init.normal_(autoencoder.network.body[-1].weight, std=0.1)
+    autoencoder.save(tmp_path, lambda weights: stored(weights, storage))
+    again = load_autoencoder(tmp_path)
+    assert (again.config, again.factor) == (SHRUNK, 4)
+    latents = torch.randn(2, 12, 4, 4, generator=torch.Generator().manual_seed(1))
+    difference = (again.decode(latents) - autoencoder.decode(latents)).abs().max()
+    assert difference <= apart
+    assert torch.equal(again.basis, autoencoder.basis)
+
+
+def test_a_shrink_below_one_is_refused():
+    with pytest.raises(ValueError, match="shrink is 0"):
+        PatchConfig(shrink=0)
 
 
 def tiny_kl():

@@ -70,15 +70,20 @@ class SentenceDraft(nn.Module):
         """
         return drafts[:, :-1].float(), self._log_spread(drafts[:, -1:])
 
-    def loss(self, sentence: Tensor, latents: Tensor) -> Tensor:
-        """The squared error, to which the fit of the spread is added without a say in the draft."""
+    def loss(self, sentence: Tensor, latents: Tensor, wanted: Tensor | None = None) -> Tensor:
+        """The squared error, to which the fit of the spread is added without a say in the draft.
+
+        `latents` and `wanted` (B, C, size, size): the draft is to become `wanted`, by default the
+        latents; the spread tells how far it is from the latents in either case.
+        """
         found = self.layers(sentence)
-        error = (self._mean(found).float() - latents).square()
+        mean = self._mean(found).float()
+        error = (mean - (latents if wanted is None else wanted)).square().mean()
         if not self.config.spread:
-            return error.mean()
+            return error
         log_spread = self._log_spread(self._places(found.detach()))
-        in_spreads = error.detach() * (-2 * log_spread).exp()
-        return error.mean() + (in_spreads / 2 + log_spread).mean()
+        in_spreads = (mean.detach() - latents).square() * (-2 * log_spread).exp()
+        return error + (in_spreads / 2 + log_spread).mean()
 
     def _mean(self, found: Tensor) -> Tensor:
         size = self.config.size

@@ -145,6 +145,9 @@ class SRVGGNetCompact(nn.Module):
         layers: list[nn.Module] = [_conv(config.num_in_ch, width), _activation(config)]
         for _ in range(config.num_conv):
             layers += [_conv(width, width), _activation(config)]
+        for conv in layers[::2]:  # torch's own fresh weights would fade out in so long a chain
+            assert isinstance(conv, nn.Conv2d)
+            nn.init.kaiming_normal_(conv.weight, a=0.25)
         layers.append(_conv(width, config.num_out_ch * config.scale**2))
         self.body = nn.Sequential(*layers)
 

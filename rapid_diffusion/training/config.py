@@ -2,7 +2,7 @@
 
 import tomllib
 from collections.abc import Collection, Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
@@ -21,16 +21,18 @@ Section = TypeVar("Section")
 class DataConfig:
     """Where the pictures, sentences and graph lie, and how sentences are varied.
 
-    With `shards` (a pattern of tar files, below `folder` or absolute) the rows come from there, at
-    `size` and `large_size` pixels, with the characters of the text file `vocabulary`. Stages may
-    begin with the weights of a model: both towers with those of `text_from`, draft and UNet with
-    those of `denoiser_from`; the upscaler with Real-ESRGAN's. The draft learns from the pictures of
-    `draft_folder` as well, which may be too rough for the others.
+    `pictures` and `large_pictures` are, where they are not named, those that `data prepare` writes
+    at the sizes the model draws and enlarges to. With `shards` (a pattern of tar files, below
+    `folder` or absolute) the rows come from there, at `size` and `large_size` pixels, with the
+    characters of the text file `vocabulary`. Stages may begin with the weights of a model: both
+    towers with those of `text_from`, autoencoder, draft and UNet with those of `denoiser_from`,
+    the upscaler with that of `upscaler_from`, a model or a file of Real-ESRGAN. The draft learns
+    from the pictures of `draft_folder` as well, which may be too rough for the others.
     """
 
     folder: str
-    pictures: str = "pictures_64.npy"
-    large_pictures: str = "pictures_256.npy"
+    pictures: str = ""
+    large_pictures: str = ""
     graph: str = "graph"
     caption_dropout: float = 0.1
     link_dropout: float = 0.3
@@ -114,18 +116,33 @@ def read_training_config(path: Path) -> TrainingConfig:
     loops = read_loops(content)
     if not isinstance(content.get("output"), str):
         raise InvalidRequestError("output", f"{path} names no folder for the training to write to")
+    model = read_section(ModelConfig, "model", content.get("model", {}))
+    data = read_section(DataConfig, "data", content.get("data", {}))
+    autoencoder = read_section(PatchConfig, "autoencoder", content.get("autoencoder", {}))
+    denoiser = read_section(DenoiserConfig, "denoiser", content.get("denoiser", {}))
+    upscaler = read_section(UpscalerConfig, "upscaler", content.get("upscaler", {}))
+    side = denoiser.sample_size * autoencoder.factor
     return TrainingConfig(
         output=content["output"],
-        model=read_section(ModelConfig, "model", content.get("model", {})),
-        data=read_section(DataConfig, "data", content.get("data", {})),
+        model=model,
+        data=with_pictures(data, side, side * upscaler.scale),
         # the vocabulary is read off the captions, so its size is not the user's to give
         text=read_section(TextConfig, "text", content.get("text", {}), vocabulary=0),
         image_tower=read_section(ImageTowerConfig, "image_tower", content.get("image_tower", {})),
-        autoencoder=read_section(PatchConfig, "autoencoder", content.get("autoencoder", {})),
-        denoiser=read_section(DenoiserConfig, "denoiser", content.get("denoiser", {})),
-        upscaler=read_section(UpscalerConfig, "upscaler", content.get("upscaler", {})),
+        autoencoder=autoencoder,
+        denoiser=denoiser,
+        upscaler=upscaler,
         diffusion=_diffusion(content.get("diffusion", {})),
         loops=loops,
+    )
+
+
+def with_pictures(config: DataConfig, side: int, large_side: int) -> DataConfig:
+    """It, naming the files of `data prepare` where it names none; sides are in pixels."""
+    return replace(
+        config,
+        pictures=config.pictures or f"pictures_{side}.npy",
+        large_pictures=config.large_pictures or f"pictures_{large_side}.npy",
     )
 
 

@@ -14,7 +14,7 @@ from knowledge.graph import KnowledgeGraph
 from rapid_diffusion.errors import CheckpointError, InvalidRequestError
 from rapid_diffusion.model_folder import Model
 from rapid_diffusion.text.tokens import SPECIAL, UNKNOWN, Tokens
-from rapid_diffusion.training.config import DataConfig, LoopConfig
+from rapid_diffusion.training.config import DataConfig, LoopConfig, with_pictures
 from rapid_diffusion.training.data import Examples, read_rows
 from rapid_diffusion.training.latents import encode_all
 
@@ -51,8 +51,10 @@ def open_examples_of(config: DataConfig, model: Model) -> tuple[Examples, int]:
     for number in strange:
         del rows[number]["entity"]
     length = model.text_config.max_length
-    examples = Examples(config, length, tokenizer=model.tokenizer, graph=graph, rows=rows)
     wanted = model.denoiser.sample_size * model.autoencoder.factor
+    scale = 1 if model.upscaler is None else model.upscaler.scale
+    config = with_pictures(config, wanted, wanted * scale)
+    examples = Examples(config, length, tokenizer=model.tokenizer, graph=graph, rows=rows)
     if examples.pictures.shape[1:3] != (wanted, wanted):
         raise CheckpointError(
             Path(config.folder) / config.pictures,

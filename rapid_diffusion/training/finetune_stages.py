@@ -118,8 +118,9 @@ def draft_stage(learning: Learning, lesson: Lesson, loop: LoopConfig) -> Stage:
 
     def loss(step: int) -> Tensor:
         tokens, clean = lesson.mixture.batch(step, loop, step_generator(loop.seed, step))
-        drafted = draft.mean(encode_short(encoder, tokens).hidden[:, 0]).float()
-        return functional.mse_loss(drafted, lesson.latents(tokens, clean).to(drafted.device))
+        sentence = encode_short(encoder, tokens).hidden[:, 0]
+        wanted = lesson.latents(tokens, clean).to(sentence.device)
+        return draft.loss(sentence, clean.to(sentence.device), wanted)
 
     return Stage("draft", learning, loss)
 

@@ -13,35 +13,38 @@ from knowledge.training import train_version
 from knowledge.transe import TransEConfig
 from rapid_diffusion.autoencoder import PatchAutoencoder
 from rapid_diffusion.checkpoints.folder import load_strict
-from rapid_diffusion.checkpoints.realesrgan import import_realesrgan
-from rapid_diffusion.components import components_of, find_model
 from rapid_diffusion.config import TextConfig
-from rapid_diffusion.denoising.denoiser import Denoiser, build_denoiser, load_denoiser
-from rapid_diffusion.errors import CheckpointError, InvalidRequestError
-from rapid_diffusion.model_folder import Model, ModelCard, load_model, save_model
+from rapid_diffusion.denoising.denoiser import Denoiser, build_denoiser
+from rapid_diffusion.errors import InvalidRequestError
+from rapid_diffusion.model_folder import Model, ModelCard, save_model
 from rapid_diffusion.super_resolution.networks import build_network
 from rapid_diffusion.super_resolution.upscaler import Upscaler
 from rapid_diffusion.text.clip import ContrastivePair
 from rapid_diffusion.text.encoder import build_text_encoder
+from rapid_diffusion.training.beginnings import (
+    known_autoencoder,
+    known_denoiser,
+    known_pair,
+    known_upscaler,
+)
 from rapid_diffusion.training.config import (
-    DataConfig,
     LoopConfig,
     TrainingConfig,
     read_training_config,
 )
 from rapid_diffusion.training.data import Examples
+from rapid_diffusion.training.enlarging import decoder_stage, super_resolution_stage
 from rapid_diffusion.training.latents import AnyExamples, open_examples
 from rapid_diffusion.training.loop import averaged_weights, run_loop, save_weights
 from rapid_diffusion.training.page import ProgressPage
 from rapid_diffusion.training.processes import join_processes, leave_processes
 from rapid_diffusion.training.samples import Sampler, sample_captions
-from rapid_diffusion.training.sizes import check_sizes
+from rapid_diffusion.training.sizes import check_draft_folder, check_sizes
 from rapid_diffusion.training.stages import (
     Stage,
     diffusion_stage,
     draft_stage,
     stage_folder,
-    super_resolution_stage,
     text_stage,
 )
 from rapid_diffusion.training.weighting import velocity_weights
@@ -51,7 +54,7 @@ AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
 #: As many pictures as the autoencoder is fitted to; more would not change it, but fill the memory.
 AUTOENCODER_PICTURES = 4096
-STAGES = ("knowledge", "text", "autoencoder", "draft", "diffusion", "super_resolution")
+STAGES = ("knowledge", "text", "autoencoder", "decoder", "draft", "diffusion", "super_resolution")
 
 
 def run(config_path: Path, stage: str | None = None, *, resume: bool = True) -> None:
@@ -64,7 +67,7 @@ def run(config_path: Path, stage: str | None = None, *, resume: bool = True) -> 
         raise InvalidRequestError("stage", f"{stage!r} is none of {', '.join(STAGES)}, model")
     try:
         training = Training(config)
-        for name in STAGES if stage is None else (stage,):
+        for name in training.stages if stage is None else (stage,):
             if name != "model":
                 logger.info("stage %s, process %d", name, training.processes.index)
                 training.train(name, resume=resume)
@@ -81,12 +84,19 @@ class Training:
         self.config = config
         self.output = Path(config.output)
         if config.data.draft_folder:
-            _check_draft_folder(config.data)
+            check_draft_folder(config.data)
         self.examples = open_examples(config.data, config.text.max_length, self.output)
         check_sizes(config, self.examples)
         self.processes = join_processes()
         self.device = self.processes.device
         self.page = ProgressPage(self.output, config.model.name, sample_captions(self.examples))
+
+    @property
+    def stages(self) -> list[str]:
+        """The names of those that have something to learn, in order."""
+        config = self.config
+        idle = {"draft": not config.denoiser.draft, "decoder": config.autoencoder.shrink == 1}
+        return [name for name in STAGES if not idle.get(name)]
 
     @property
     def text_config(self) -> TextConfig:
@@ -109,8 +119,8 @@ class Training:
             self._train_knowledge()
         elif name == "autoencoder":
             self._fit_autoencoder()
-        elif name == "draft" and not self.config.denoiser.draft:
-            logger.info("no draft is asked for (denoiser.draft = 0)")
+        elif name not in self.stages:
+            logger.info("stage %s has nothing to learn in this configuration", name)
         else:
             self._learn(name, resume=resume)
 
@@ -129,6 +139,8 @@ class Training:
         tables: dict[str, Any] = {"text": self.text_config, "data": self.config.data}
         if name == "text":
             tables["image_tower"] = self.config.image_tower
+        elif name == "decoder":
+            tables = {"autoencoder": self.config.autoencoder}
         elif name == "super_resolution":
             tables = {"autoencoder": self.config.autoencoder, "upscaler": self.config.upscaler}
         else:
@@ -149,16 +161,19 @@ class Training:
         pair = ContrastivePair(build_text_encoder(self.text_config), self.config.image_tower)
         start = self.config.data.text_from
         if start and not trained:
-            load_strict(pair, self._known_pair(start).state_dict(), start)
+            load_strict(pair, known_pair(start, self.examples.tokenizer).state_dict(), start)
         pair.image.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return self._ready(pair, "text" if trained else None)
 
-    def autoencoder(self) -> PatchAutoencoder:
-        """The fitted autoencoder."""
+    def autoencoder(self, *, trained: bool = True) -> PatchAutoencoder:
+        """The fitted autoencoder; its decoder's network is the one that was trained after."""
         autoencoder = PatchAutoencoder(self.config.autoencoder)
         weights = averaged_weights(stage_folder(self.output, "autoencoder"))
         load_strict(autoencoder, weights, stage_folder(self.output, "autoencoder"))
-        return autoencoder
+        if autoencoder.network is not None and trained:
+            folder = stage_folder(self.output, "decoder")
+            load_strict(autoencoder.network, averaged_weights(folder), folder)
+        return autoencoder.eval()
 
     def denoiser(self, *, trained: bool = True) -> Denoiser:
         """The UNet; its draft is the one that was trained before."""
@@ -175,22 +190,8 @@ class Training:
         denoiser = build_denoiser(self.config.denoiser)
         start = self.config.data.denoiser_from
         if start:
-            parts = components_of(find_model(start))
-            known = load_denoiser(parts["unet"], below=parts.unet_below)
-            load_strict(denoiser, known.state_dict(), start)
+            load_strict(denoiser, known_denoiser(start).state_dict(), start)
         return denoiser
-
-    def _known_pair(self, start: str) -> ContrastivePair:
-        """The contrastive pair of a model whose pieces are those of the data set."""
-        known = load_model(find_model(start), knowledge=False)
-        if known.pair is None:
-            raise InvalidRequestError("data.text_from", f"{start!r} has no image tower")
-        its, ours = known.tokenizer.tokenizer, self.examples.tokenizer.tokenizer
-        if its.get_vocab() != ours.get_vocab():
-            raise InvalidRequestError(
-                "data.text_from", f"{start!r} has another vocabulary than the data set"
-            )
-        return known.pair
 
     def upscaler_network(self, *, trained: bool = True) -> nn.Module:
         """The super-resolution network, fine-tuned from `upscaler_from` where that is given."""
@@ -198,7 +199,7 @@ class Training:
         network = build_network(self.config.upscaler)
         start = self.config.data.upscaler_from
         if start and not trained:
-            load_strict(network, import_realesrgan(start).network.state_dict(), start)
+            load_strict(network, known_upscaler(start).network.state_dict(), start)
         return self._ready(network, "super_resolution" if trained else None)
 
     def model(self) -> Model:
@@ -228,6 +229,9 @@ class Training:
             draft.to(self.device)
             examples = self._draft_examples()
             return draft_stage(draft, self.pair().text, self.autoencoder(), examples, loop)
+        if name == "decoder":
+            autoencoder = self.autoencoder(trained=False).to(self.device)
+            return decoder_stage(autoencoder, self.examples, loop)
         if name == "diffusion":
             return self._diffusion_stage(loop)
         network = self.upscaler_network(trained=False)
@@ -282,18 +286,12 @@ class Training:
         self.processes.wait()
 
     def _fit_and_save_autoencoder(self) -> None:
+        torch.manual_seed(0)
         autoencoder = PatchAutoencoder(self.config.autoencoder)
-        images = self.examples.some_pictures(AUTOENCODER_PICTURES)
-        logger.info("round trip on training pictures: %.2f dB", autoencoder.fit(images))
+        start = self.config.data.denoiser_from
+        if start:
+            load_strict(autoencoder, known_autoencoder(start).state_dict(), start)
+        else:
+            images = self.examples.some_pictures(AUTOENCODER_PICTURES)
+            logger.info("round trip on training pictures: %.2f dB", autoencoder.fit(images))
         save_weights(stage_folder(self.output, "autoencoder"), autoencoder.state_dict())
-
-
-def _check_draft_folder(said: DataConfig) -> None:
-    """Before the stages that come first, which take hours."""
-    if said.shards:
-        raise InvalidRequestError(
-            "data.draft_folder", "goes with a prepared `folder`, not with `shards`; leave one out"
-        )
-    rows = Path(said.draft_folder) / "metadata.jsonl"
-    if not rows.is_file():
-        raise CheckpointError(rows, "no such file; data.draft_folder names a prepared folder")

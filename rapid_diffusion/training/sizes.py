@@ -1,14 +1,25 @@
 """Do the sizes of a configuration fit each other and the pictures? Asked before anything learns."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from rapid_diffusion.errors import CheckpointError, InvalidRequestError
-from rapid_diffusion.training.config import TrainingConfig
+from rapid_diffusion.training.config import DataConfig, TrainingConfig
 from rapid_diffusion.training.latents import AnyExamples
-from rapid_diffusion.training.stages import CROP
 
 #: A key, what it says, what it has to say (a phrase where no one value will do), and why.
 Wish = tuple[str, object, object, str]
+
+
+def check_draft_folder(said: DataConfig) -> None:
+    """Before the stages that come first, which take hours."""
+    if said.shards:
+        raise InvalidRequestError(
+            "data.draft_folder", "goes with a prepared `folder`, not with `shards`; leave one out"
+        )
+    rows = Path(said.draft_folder) / "metadata.jsonl"
+    if not rows.is_file():
+        raise CheckpointError(rows, "no such file; data.draft_folder names a prepared folder")
 
 
 def check_sizes(config: TrainingConfig, examples: AnyExamples) -> None:
@@ -44,12 +55,14 @@ def _of_networks(config: TrainingConfig) -> Iterator[Wish]:
 
 
 def _of_pictures(config: TrainingConfig, examples: AnyExamples) -> Iterator[Wish]:
-    side, patch = examples.side, config.autoencoder.patch
-    if side < CROP or side % patch:
-        allowed = f"multiples of {patch} from {CROP} on"
+    side, said = examples.side, config.autoencoder
+    if side % said.factor:
+        allowed = f"multiples of {said.factor}"
         yield "data.pictures", f"{side} px", allowed, "for `data prepare --size`"
     size = config.denoiser.sample_size
-    yield "denoiser.sample_size", size, side // patch, f"{side} px / autoencoder.patch {patch}"
+    why = f"{side} px / autoencoder.patch {said.patch}"
+    why += f" / autoencoder.shrink {said.shrink}" if said.shrink > 1 else ""
+    yield "denoiser.sample_size", size, side // said.factor, why
     try:
         large = examples.large_side
     except CheckpointError:

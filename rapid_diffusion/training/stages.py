@@ -6,9 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -16,17 +14,15 @@ from rapid_diffusion.autoencoder import Autoencoder
 from rapid_diffusion.denoising.denoiser import Denoiser
 from rapid_diffusion.denoising.draft import SentenceDraft
 from rapid_diffusion.denoising.schedules import TIMESTEPS
-from rapid_diffusion.images.convert import model_to_unit
 from rapid_diffusion.text.clip import ContrastivePair
 from rapid_diffusion.text.encoder import KnowledgeTextEncoder, TextStates
 from rapid_diffusion.text.tokens import Tokens
 from rapid_diffusion.training.config import LoopConfig
-from rapid_diffusion.training.data import step_generator, to_signed
+from rapid_diffusion.training.data import step_generator
 from rapid_diffusion.training.latents import AnyExamples, open_latents
 from rapid_diffusion.training.parts import WHOLE, Part, rows_of
 from rapid_diffusion.training.processes import gather_rows
 from rapid_diffusion.training.sentences import View
-from rapid_diffusion.training.streaming import ShardPictures
 
 
 @dataclass(frozen=True)
@@ -225,62 +221,6 @@ def velocity(
     device = states.hidden.device
     timesteps = (TIMESTEPS * times).to(device)
     return denoiser(noisy.to(device), timesteps, states.hidden, states.mask).float()
-
-
-#: Noise on the latents an upscaler learns from: about what twenty steps of sampling leave.
-LATENT_NOISE = 0.25
-CROP = 32
-
-
-def super_resolution_stage(
-    network: nn.Module, autoencoder: Autoencoder, examples: AnyExamples, loop: LoopConfig
-) -> Stage:
-    """Small pictures as the autoencoder and the denoiser leave them -> large ones as drawn.
-
-    The input goes through the latents with a little noise on them, so that the network learns to
-    clean what generated latents have and real ones have not.
-    """
-    large = examples.large_pictures()
-    small_side = examples.side
-    scale = examples.large_side // small_side
-    device = next(network.parameters()).device
-
-    def loss(step: int, part: Part) -> Tensor:
-        generator = step_generator(loop.seed, step)
-        indices = examples.indices(step, loop.batch, loop.seed)
-        rows = part.rows(len(indices))
-        span = small_side - CROP
-        places = torch.randint(
-            0, span // autoencoder.factor + 1, (len(indices), 2), generator=generator
-        )
-        corners = (places * autoencoder.factor).tolist()[rows]
-        small = _crops(examples.pictures, indices[rows], corners, 1)
-        target = _crops(large, indices[rows], corners, scale)
-        with torch.no_grad():
-            latents = autoencoder.encode(small)
-            whole = (len(indices), *latents.shape[1:])
-            strength = LATENT_NOISE * torch.rand(len(indices), 1, 1, 1, generator=generator)
-            added = strength * torch.randn(whole, generator=generator)
-            given = model_to_unit(autoencoder.decode(latents + added[rows]))
-        enlarged = network(given.to(device))
-        return functional.l1_loss(enlarged.float(), model_to_unit(target).to(device))
-
-    return _stage("super_resolution", network, loss)
-
-
-def _crops(
-    pictures: NDArray[np.uint8] | ShardPictures,
-    indices: list[int],
-    corners: list[list[int]],
-    scale: int,
-) -> Tensor:
-    """The square of `CROP` pixels at each corner, in pictures that are `scale` times larger."""
-    side = CROP * scale
-    cut = [
-        pictures[index, top * scale : top * scale + side, left * scale : left * scale + side]
-        for index, (top, left) in zip(indices, corners, strict=True)
-    ]
-    return to_signed(np.stack(cut))
 
 
 def stage_folder(output: Path, name: str) -> Path:

@@ -143,3 +143,19 @@ def test_a_draft_learns_its_spread_and_is_not_moved_by_it() -> None:
     told = (learned.log_spread[:, None, None] + learned(sentence)[0, 3]).exp()
     assert torch.allclose(told, channels[:, None, None] * places, rtol=0.2)
     assert torch.equal(learned.mean(sentence), plain.mean(sentence))
+
+
+def test_a_draft_held_to_what_it_said_tells_how_far_the_pictures_lie_from_that() -> None:
+    """As rehearsed rows of a fine-tuning are."""
+    draft = SentenceDraft(DraftConfig(3, 4, 16, hidden=12, dropout=0.0, spread=True))
+    optimizer = torch.optim.Adam(draft.parameters(), 0.02)
+    sentence, wanted = torch.zeros(64, 16), torch.ones(64, 3, 4, 4)
+    generator = torch.Generator().manual_seed(2)
+    for _ in range(400):
+        latents = 1.5 + 0.1 * torch.randn(64, 3, 4, 4, generator=generator)
+        optimizer.zero_grad()
+        draft.loss(sentence, latents, wanted).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    mean, log_spread = draft.split(draft(sentence))
+    assert torch.allclose(mean, wanted, atol=0.02)
+    assert torch.allclose(log_spread.exp(), torch.tensor(0.26**0.5), rtol=0.1)

@@ -1,5 +1,6 @@
 """All stages in order, from a data set to a folder that the pipeline opens."""
 
+import re
 import shutil
 
 import numpy as np
@@ -67,14 +68,18 @@ def test_stages_begin_with_the_weights_of_the_model_that_is_named(write_config, 
     run(write_config(1))
     known = tmp_path / "run" / "model"
     path = write_config(0, "next")
-    begun = f'[data]\ntext_from = "{known}"\ndenoiser_from = "{known}"'
-    path.write_text(path.read_text().replace("[data]", begun))
+    begun = "".join(f'\n{part}_from = "{known}"' for part in ("text", "denoiser", "upscaler"))
+    said = path.read_text().replace("[data]", f"[data]{begun}")
+    path.write_text(re.sub(r"large_pictures = .*", 'large_pictures = "none.npy"', said))
     run(path)
     one, two = (
         RapidDiffusionPipeline.from_pretrained(tmp_path / name / "model").model
         for name in ("run", "next")
     )
-    for before, after in ((one.pair, two.pair), (one.denoiser, two.denoiser)):
+    upscalers = one.upscaler.network, two.upscaler.network
+    autoencoders = one.autoencoder, two.autoencoder
+    denoisers = one.denoiser, two.denoiser
+    for before, after in ((one.pair, two.pair), autoencoders, denoisers, upscalers):
         weights = after.state_dict()
         known_weights = before.state_dict().items()
         assert [

@@ -8,7 +8,7 @@ from rapid_diffusion.training.data import step_generator
 from rapid_diffusion.training.latents import encode_all
 from rapid_diffusion.training.loop import Averages
 from rapid_diffusion.training.run import Training
-from rapid_diffusion.training.stages import _crops, _moves, _shift, encode_short
+from rapid_diffusion.training.stages import _moves, _shift, encode_short
 
 
 def test_short_sentences_have_the_states_of_padded_ones_and_zeros_behind(write_config):
@@ -40,16 +40,6 @@ def test_shifted_pictures_are_rolled_or_mirrored_and_repeat_with_the_step():
     assert torch.equal(moved[0], _shift(image, _moves(1, step_generator(0, 0))))
     assert all(torch.equal(picture.flatten().sort()[0], image.flatten()) for picture in moved)
     assert len({picture.numpy().tobytes() for picture in moved}) == 8
-
-
-def test_crops_of_both_sizes_show_the_same_place(write_config):
-    training = Training(read_training_config(write_config()))
-    large = training.examples.large_pictures()
-    small = large[:, ::2, ::2]
-    corners = [[0, 0], [0, 0]]
-    one, two = _crops(small, [3, 4], corners, 1), _crops(large, [3, 4], corners, 2)
-    assert (one.shape, two.shape) == ((2, 3, 32, 32), (2, 3, 64, 64))
-    assert torch.equal(one, two[:, :, ::2, ::2])
 
 
 def test_latents_of_all_pictures_come_in_order(write_config):

@@ -14,8 +14,8 @@ from rapid_diffusion.testing import build_micro_graph
 from rapid_diffusion.training import streaming
 from rapid_diffusion.training.config import DataConfig, read_training_config
 from rapid_diffusion.training.data import step_generator
+from rapid_diffusion.training.enlarging import _crops
 from rapid_diffusion.training.run import run
-from rapid_diffusion.training.stages import _crops
 from rapid_diffusion.training.streaming import ROWS_PER_SHARD, ShardExamples
 
 SHARDS, ROWS = 6, 5
@@ -178,7 +178,7 @@ def test_crops_of_both_sizes_show_the_same_place(folder):
     examples = opened(folder)
     indices = examples.indices(0, 2, 0)
     one, two = (
-        _crops(pictures, indices, [[0, 0], [0, 0]], scale)
+        _crops(pictures, scale, indices, [[0, 0], [0, 0]], 32)
         for pictures, scale in ((examples.pictures, 1), (examples.large_pictures(), 2))
     )
     assert (one.shape, two.shape) == ((2, 3, 32, 32), (2, 3, 64, 64))
