@@ -6,8 +6,7 @@ a larger size. `DiffusersAutoencoder` wraps the autoencoders of `diffusers`, so 
 folders load.
 """
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +15,18 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from rapid_diffusion.artifacts.bare import BareNetwork
-from rapid_diffusion.checkpoints.folder import load_strict, read_json, read_weights, write_json
+from rapid_diffusion.checkpoints.folder import (
+    Narrow,
+    load_strict,
+    read_json,
+    read_weights,
+    write_json,
+)
 from rapid_diffusion.checkpoints.folder import write_weights as write_component_weights
 from rapid_diffusion.errors import CheckpointError
 from rapid_diffusion.super_resolution.networks import SRVGGNetCompact, UpscalerConfig
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
-
-Narrow = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -42,8 +45,11 @@ class PatchConfig:
     decoder_layers: int = 8
 
     def __post_init__(self) -> None:
-        if self.shrink < 1:
-            raise ValueError(f"shrink is {self.shrink}; it must be 1 (as they are) or above")
+        for item in fields(self):
+            if getattr(self, item.name) < 1:
+                raise ValueError(
+                    f"{item.name} is {getattr(self, item.name)}; it must be 1 or above"
+                )
 
     @property
     def factor(self) -> int:
@@ -55,7 +61,7 @@ class PatchAutoencoder(nn.Module):
     """latents = scale · basis · (patch - mean), and back; scale · basis has orthogonal rows.
 
     Where pictures are shrunk first, `network`, the small one of Real-ESRGAN, enlarges what comes
-    back; it is trained after `fit` (`training.stages.decoder_stage`).
+    back; it is trained after `fit` (`training.enlarging.decoder_stage`).
     """
 
     basis: Tensor
@@ -113,10 +119,10 @@ class PatchAutoencoder(nn.Module):
         scale = kept.clamp(min=1e-8) ** -0.25
         scale = scale * (self.channels / (scale**2 * kept).sum()).sqrt()
         self.mean.copy_(mean)
-        self.basis.copy_(vectors.flip(1)[:, : self.channels].T)
+        basis = vectors.flip(1)[:, : self.channels].T
+        self.basis.copy_(basis)
         self.scale.copy_(scale)
-        told = (rows - mean) @ vectors.flip(1)[:, : self.channels]
-        back = told @ vectors.flip(1)[:, : self.channels].T + mean
+        back = (rows - mean) @ basis.T @ basis + mean
         error = (back.clamp(-1, 1) - rows).square().mean()
         return float(10 * torch.log10(4 / error))
 

@@ -143,7 +143,7 @@ def save_shared(model: Model, base: Path, folder: Path, storage: Storage) -> Non
 def _write_components(model: Model, folder: Path, storage: Storage) -> None:
     write_text(model, folder, storage)
     model.denoiser.save(folder / "unet", lambda weights: stored(weights, storage))
-    # int8 would be seen in what these draw.
+    # int8 is not for those that draw the pixels.
     of_pixels: Storage = "float32" if storage == "float32" else "float16"
     model.autoencoder.save(folder / "vae", lambda weights: stored(weights, of_pixels))
     if model.upscaler is not None:

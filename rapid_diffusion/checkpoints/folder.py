@@ -7,7 +7,7 @@ and a tensor `name` may lie on disk as int8 with its scales per output channel i
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +22,8 @@ from rapid_diffusion.files import replacing, write_bytes
 WEIGHT_NAMES = ("model.safetensors", "diffusion_pytorch_model.safetensors")
 SCALE_SUFFIX = ".scale"
 Storage = Literal["float32", "float16", "int8"]
+#: Turns a state dict into what is to be stored.
+Narrow = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 _LISTED_KEYS = 4
 
 

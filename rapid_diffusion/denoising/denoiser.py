@@ -1,7 +1,7 @@
 """The UNet of `diffusers` behind one signature: (rows, timesteps, hidden, mask) -> output."""
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from rapid_diffusion.artifacts.bare import BareNetwork
 from rapid_diffusion.attention import route_through_door
 from rapid_diffusion.checkpoints.folder import (
+    Narrow,
     load_strict,
     read_json,
     read_weights,
@@ -25,8 +26,6 @@ from rapid_diffusion.errors import CheckpointError
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 CLASS_NAME = "UNet2DConditionModel"
-
-Narrow = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 
 
 class Denoiser(nn.Module):

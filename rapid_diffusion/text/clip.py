@@ -1,7 +1,6 @@
 """The contrastive pair of CLIP and Chinese CLIP: text tower and image tower, in one space."""
 
 import math
-from collections.abc import Callable
 from dataclasses import asdict, fields
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from torch.nn import functional
 
 from rapid_diffusion.artifacts.bare import BareNetwork
 from rapid_diffusion.checkpoints.folder import (
+    Narrow,
     load_strict,
     read_json,
     read_weights,
@@ -74,7 +74,7 @@ class ContrastivePair(nn.Module):
 def write_pair(
     pair: ContrastivePair,
     folder: Path,
-    stored: Callable[[dict[str, Tensor]], dict[str, Tensor]],
+    stored: Narrow,
 ) -> None:
     """Write the image tower and both projections; the text tower has a folder of its own."""
     folder.mkdir()

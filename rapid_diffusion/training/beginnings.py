@@ -37,8 +37,9 @@ def known_autoencoder(start: str) -> Autoencoder:
 
 
 def known_upscaler(start: str) -> Upscaler:
-    """The upscaler of a Real-ESRGAN file (`.pth`, `.param`) or of a model."""
-    if Path(start).suffix in (".pth", ".param"):
+    """The upscaler of a Real-ESRGAN file (`.pth`, or `.param` beside `.bin`) or of a model."""
+    path = Path(start)
+    if path.is_file() or (path.suffix and not path.is_dir()):
         return import_realesrgan(start)
     folder = components_of(find_model(start))["super_resolution"]
     if not folder.is_dir():

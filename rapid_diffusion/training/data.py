@@ -230,7 +230,7 @@ def _fault_of_row(row: Any) -> str:
 
 def _read_pictures(path: Path, count: int) -> NDArray[np.uint8]:
     if not path.is_file():
-        raise CheckpointError(path, "no such file; build the data set first (see the recipe)")
+        raise CheckpointError(path, "no such file; `data prepare` writes it, named by its --size")
     try:
         pictures: NDArray[np.uint8] = np.load(path, mmap_mode="r")
     except (ValueError, EOFError) as error:

@@ -14,7 +14,7 @@ from rapid_diffusion.images.convert import model_to_unit
 from rapid_diffusion.training.config import LoopConfig
 from rapid_diffusion.training.data import step_generator, to_signed
 from rapid_diffusion.training.latents import AnyExamples
-from rapid_diffusion.training.parts import WHOLE, Part
+from rapid_diffusion.training.parts import Part
 from rapid_diffusion.training.stages import Stage
 from rapid_diffusion.training.streaming import ShardPictures
 
@@ -36,7 +36,7 @@ def decoder_stage(autoencoder: PatchAutoencoder, examples: AnyExamples, loop: Lo
         target = cut(examples.pictures, 1).to(device)
         return functional.l1_loss(autoencoder.decode(latents), target)
 
-    return _stage("decoder", autoencoder.network, loss)
+    return Stage.of_parts("decoder", autoencoder.network, loss)
 
 
 def super_resolution_stage(
@@ -59,11 +59,7 @@ def super_resolution_stage(
         target = model_to_unit(cut(large, examples.large_side // examples.side))
         return functional.l1_loss(enlarged.float(), target.to(device))
 
-    return _stage("super_resolution", network, loss)
-
-
-def _stage(name: str, network: nn.Module, part_loss: Callable[[int, Part], Tensor]) -> Stage:
-    return Stage(name, network, lambda step: part_loss(step, WHOLE), part_loss)
+    return Stage.of_parts("super_resolution", network, loss)
 
 
 @torch.no_grad()

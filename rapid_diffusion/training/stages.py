@@ -44,13 +44,16 @@ class Stage:
     sheet: Callable[[dict[str, Tensor]], bytes] | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
 
+    @classmethod
+    def of_parts(
+        cls, name: str, module: nn.Module, part_loss: Callable[[int, Part], Tensor]
+    ) -> "Stage":
+        """A stage whose loss is the mean of those of its parts."""
+        return cls(name, module, lambda step: part_loss(step, WHOLE), part_loss)
+
     def loss_of(self, step: int, part: Part) -> Tensor:
         """The loss of a part of the batch of that step."""
         return self.loss(step) if self.part_loss is None else self.part_loss(step, part)
-
-
-def _stage(name: str, module: nn.Module, part_loss: Callable[[int, Part], Tensor]) -> Stage:
-    return Stage(name, module, lambda step: part_loss(step, WHOLE), part_loss)
 
 
 def encode_short(encoder: KnowledgeTextEncoder, tokens: Tokens) -> TextStates:
@@ -95,7 +98,7 @@ def text_stage(pair: ContrastivePair, examples: AnyExamples, loop: LoopConfig) -
         ]
         return torch.stack(losses).mean()
 
-    return replace(_stage("text", pair, loss), compares=True)
+    return replace(Stage.of_parts("text", pair, loss), compares=True)
 
 
 def _told(
@@ -147,7 +150,7 @@ def draft_stage(
             sentence = encode_short(encoder, tokens).hidden[:, 0]
         return draft.loss(sentence, latents[indices[rows]].to(device))
 
-    return _stage("draft", draft, loss)
+    return Stage.of_parts("draft", draft, loss)
 
 
 def diffusion_stage(
@@ -185,7 +188,7 @@ def diffusion_stage(
         error = velocity_error(forward, states, clean, noise, times)
         return (error * weigh(times).to(error.device)).mean()
 
-    return _stage("diffusion", denoiser, loss)
+    return Stage.of_parts("diffusion", denoiser, loss)
 
 
 def noise_times(count: int, shift: float, generator: torch.Generator) -> Tensor:
