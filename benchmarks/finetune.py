@@ -127,7 +127,7 @@ class Bench:
         judge, rows = self.recognition.judge, [*self.recognition.rows, *self.rows]
         latents = torch.cat(
             [
-                encode(self.pipeline, np.load(folder / "pictures_64.npy", mmap_mode="r"))
+                encode(self.pipeline, np.load(folder / "pictures_128.npy", mmap_mode="r"))
                 for folder in (self.options.old, self.options.new)
             ]
         )

@@ -29,7 +29,7 @@ PROMPTS = ("三维立体风格的老虎", "扁平风格的红苹果", "卡通风
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--emoji", type=Path, default=Path(".work/emoji_zh/pictures_256.npy"))
+    parser.add_argument("--emoji", type=Path, default=Path(".work/emoji_zh/pictures_512.npy"))
     parser.add_argument("--model", help="draw with this model as well")
     parser.add_argument("--count", type=int, default=8, help="pictures of a kind")
     parser.add_argument("--turns", type=int, default=5)

@@ -80,7 +80,8 @@ def tile(images: Sequence[Image.Image]) -> Image.Image:
     for i, image in enumerate(images):
         left, top = i % COLUMNS * step_x + MARGIN, i // COLUMNS * step_y + MARGIN
         sheet.paste(image, (left, top))
-        draw.text((left + width // 2, top + height + 4), str(i + 1), fill="black")
+        below = (left + width // 2, top + height)
+        draw.text(below, str(i + 1), fill="black", anchor="ma", font_size=16)
     return sheet
 
 

@@ -24,6 +24,7 @@ from rapid_diffusion.checkpoints.folder import (
 )
 from rapid_diffusion.checkpoints.folder import write_weights as write_component_weights
 from rapid_diffusion.errors import CheckpointError
+from rapid_diffusion.images.convert import model_to_unit, unit_to_model
 from rapid_diffusion.super_resolution.networks import SRVGGNetCompact, UpscalerConfig
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -61,7 +62,7 @@ class PatchAutoencoder(nn.Module):
     """latents = scale · basis · (patch - mean), and back; scale · basis has orthogonal rows.
 
     Where pictures are shrunk first, `network`, the small one of Real-ESRGAN, enlarges what comes
-    back; it is trained after `fit` (`training.enlarging.decoder_stage`).
+    back, clamped to [0, 1]; it is trained after `fit` (`training.enlarging.decoder_stage`).
     """
 
     basis: Tensor
@@ -100,8 +101,7 @@ class PatchAutoencoder(nn.Module):
         images = functional.pixel_shuffle(patches, self.config.patch)
         if self.network is None:
             return images
-        enlarged: Tensor = self.network(images)
-        return enlarged
+        return unit_to_model(self.network(model_to_unit(images)))
 
     @torch.no_grad()
     def fit(self, images: Tensor) -> float:

@@ -157,6 +157,20 @@ class SRVGGNetCompact(nn.Module):
         return detail + functional.interpolate(image, scale_factor=self.scale, mode="nearest")
 
 
+def less_enlarging(network: SRVGGNetCompact, scale: int) -> dict[str, Tensor]:
+    """The weights that make of a network one of a smaller scale, which divides its own.
+
+    It gives what `network` gives, shrunk to `scale` by averaging squares of pixels.
+    """
+    weights = dict(network.state_dict())
+    squares = (network.scale // scale, network.scale // scale)
+    for name in list(weights)[-2:]:  # of the last convolution: a row for each channel and pixel
+        rows = weights[name]
+        planes = rows.unflatten(0, (-1, scale, squares[0], scale, squares[1]))
+        weights[name] = planes.mean((2, 4)).flatten(0, 2)
+    return weights
+
+
 def _activation(config: UpscalerConfig) -> nn.Module:
     if config.act_type == "relu":
         return nn.ReLU()

@@ -2,12 +2,15 @@
 
 from pathlib import Path
 
+from torch import Tensor
+
 from rapid_diffusion.autoencoder import Autoencoder, load_autoencoder
 from rapid_diffusion.checkpoints.realesrgan import import_realesrgan
 from rapid_diffusion.components import components_of, find_model
 from rapid_diffusion.denoising.denoiser import Denoiser, load_denoiser
 from rapid_diffusion.errors import CheckpointError, InvalidRequestError
 from rapid_diffusion.model_folder import load_model
+from rapid_diffusion.super_resolution.networks import SRVGGNetCompact, less_enlarging
 from rapid_diffusion.super_resolution.upscaler import Upscaler
 from rapid_diffusion.text.clip import ContrastivePair
 from rapid_diffusion.text.tokens import TextTokenizer
@@ -34,6 +37,17 @@ def known_denoiser(start: str) -> Denoiser:
 def known_autoencoder(start: str) -> Autoencoder:
     """The autoencoder whose latents the UNet and the draft of a model know."""
     return load_autoencoder(components_of(find_model(start))["vae"])
+
+
+def known_decoder(start: str, scale: int) -> dict[str, Tensor]:
+    """The weights of an upscaler for a decoder's network, which enlarges `scale` times."""
+    network = known_upscaler(start).network
+    if not isinstance(network, SRVGGNetCompact) or network.scale % scale:
+        raise InvalidRequestError(
+            "data.decoder_from",
+            f"{start!r} is no SRVGGNetCompact whose scale is a multiple of {scale}",
+        )
+    return less_enlarging(network, scale)
 
 
 def known_upscaler(start: str) -> Upscaler:

@@ -26,8 +26,9 @@ class DataConfig:
     `folder` or absolute) the rows come from there, at `size` and `large_size` pixels, with the
     characters of the text file `vocabulary`. Stages may begin with the weights of a model: both
     towers with those of `text_from`, autoencoder, draft and UNet with those of `denoiser_from`,
-    the upscaler with that of `upscaler_from`, a model or a file of Real-ESRGAN. The draft learns
-    from the pictures of `draft_folder` as well, which may be too rough for the others.
+    the upscaler with that of `upscaler_from`, a model or a file of Real-ESRGAN, and the decoder's
+    network with the upscaler of `decoder_from`. The draft learns from the pictures of
+    `draft_folder` as well, which may be too rough for the others.
     """
 
     folder: str
@@ -38,6 +39,7 @@ class DataConfig:
     link_dropout: float = 0.3
     surface_dropout: float = 0.15
     upscaler_from: str = ""
+    decoder_from: str = ""
     text_from: str = ""
     denoiser_from: str = ""
     draft_folder: str = ""

@@ -95,6 +95,9 @@ class Distilling:
         self.folder, self.out, self.config = folder, out, config
         self.output = out.with_name(f"{out.name}-training")
         self.model = load_model(folder)
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.model.text_encoder.to(device).requires_grad_(False)
+        self.model.denoiser.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.examples, _ = open_examples_of(config.data, self.model)
         card = self.model.card
         self.card = replace(
@@ -109,11 +112,16 @@ class Distilling:
     def run(self, *, shared: bool, resume: bool) -> dict[str, Any]:
         """Learn, and write the folder."""
         page = ProgressPage(self.output, self.card.name, sample_captions(self.examples))
-        stage, student = self.stage()
+        teacher, student = self.teacher(), self.student()
+        stage = self.stage(teacher, student)
         folder = stage_folder(self.output, NAME)
         weights = run_loop(stage, self.config.loop, folder, resume=resume, watch=page.update)
         page.write()
         load_strict(student, weights, folder)
+        return self.write(student, shared=shared)
+
+    def write(self, student: Denoiser, *, shared: bool) -> dict[str, Any]:
+        """The student's folder, stored as the teacher is; its card comes back."""
         learned = replace(self.model, card=self.card, denoiser=student.cpu())
         storage = storage_of(components_of(self.folder)["unet"])
         if shared:
@@ -122,17 +130,13 @@ class Distilling:
             save_model(learned, self.out, storage)
         return asdict(self.card)
 
-    def stage(self) -> tuple[Stage, Denoiser]:
-        """The stage, and the student that learns in it."""
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        encoder = self.model.text_encoder.to(device).requires_grad_(False)
-        denoiser = self.model.denoiser.to(device)
-        denoiser.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    def teacher(self) -> Teacher:
+        """The model, fixed, as it draws by its card."""
+        encoder, card = self.model.text_encoder, self.model.card
         blank = self.examples.tokenizer([""], [[]], encoder.entity_dimension)
-        card = self.model.card
         own = SAMPLERS[card.scheduler]
-        teacher = Teacher(
-            denoiser.requires_grad_(False),
+        return Teacher(
+            self.model.denoiser.requires_grad_(False),
             card.guidance_scale,
             card.shift,
             encode_short(encoder, blank),
@@ -140,10 +144,18 @@ class Distilling:
             flow_dpmpp_2m if own(2, card.shift).is_stochastic else own,
             min(TEACHER_STEPS, card.num_inference_steps),
         )
-        student = copy.deepcopy(denoiser)
+
+    def student(self) -> Denoiser:
+        """A copy of the teacher's denoiser, of which all may learn but the layers `KEPT`."""
+        student = copy.deepcopy(self.model.denoiser)
         for name, weight in student.network.named_parameters():
             weight.requires_grad_(KEPT not in name)
-        loop, steps = self.config.loop, self.card.num_inference_steps
+        return student
+
+    def stage(self, teacher: Teacher, student: Denoiser) -> Stage:
+        """The stage that `student` learns in, with samples of it."""
+        encoder, loop = self.model.text_encoder, self.config.loop
+        steps = self.card.num_inference_steps
         stage = distil_stage(student, teacher, encoder, self.examples, loop, steps)
         sampler = Sampler(student, encoder, self.model.autoencoder, self.examples, self.card)
         settings = {
@@ -155,7 +167,7 @@ class Distilling:
                 if not isinstance(value, str)  # folders may move
             },
         }
-        return replace(stage, sheet=sampler, settings=settings), student
+        return replace(stage, sheet=sampler, settings=settings)
 
 
 def read_distil_config(path: Path | None, data: Path) -> DistilConfig:

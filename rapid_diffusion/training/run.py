@@ -23,15 +23,12 @@ from rapid_diffusion.text.clip import ContrastivePair
 from rapid_diffusion.text.encoder import build_text_encoder
 from rapid_diffusion.training.beginnings import (
     known_autoencoder,
+    known_decoder,
     known_denoiser,
     known_pair,
     known_upscaler,
 )
-from rapid_diffusion.training.config import (
-    LoopConfig,
-    TrainingConfig,
-    read_training_config,
-)
+from rapid_diffusion.training.config import LoopConfig, TrainingConfig, read_training_config
 from rapid_diffusion.training.data import Examples
 from rapid_diffusion.training.enlarging import decoder_stage, super_resolution_stage
 from rapid_diffusion.training.latents import AnyExamples, open_examples
@@ -294,4 +291,7 @@ class Training:
         else:
             images = self.examples.some_pictures(AUTOENCODER_PICTURES)
             logger.info("round trip on training pictures: %.2f dB", autoencoder.fit(images))
+            if autoencoder.network is not None and (start := self.config.data.decoder_from):
+                weights = known_decoder(start, autoencoder.config.shrink)
+                load_strict(autoencoder.network, weights, start)
         save_weights(stage_folder(self.output, "autoencoder"), autoencoder.state_dict())

@@ -1,11 +1,11 @@
 """Build the data set and the graph of emoji-zh: `python -m recipes.emoji_zh.build --out DIR`.
 
 Writes, under DIR:
-    pictures_64.npy, pictures_256.npy   uint8 (N, S, S, 3), RGB on white
-    metadata.jsonl                      row i describes picture i; see `_row`
-    graph/                              a store of the `knowledge` package, with TransE vectors
-    missing/                            rough pictures of pairs without one, for the draft alone
-    statistics.json                     counts, packages, licences
+    pictures_128.npy, pictures_512.npy   uint8 (N, S, S, 3), RGB on white
+    metadata.jsonl                       row i describes picture i; see `_rows`
+    graph/                               a store of the `knowledge` package, with TransE vectors
+    missing/                             rough pictures of pairs without one, for the draft alone
+    statistics.json                      counts, packages, licences
 Needs `npm` once, for the pinned packages of `packages.py`; nothing else leaves the machine.
 """
 
@@ -31,7 +31,9 @@ from recipes.emoji_zh.missing import missing_pairs
 from recipes.emoji_zh.packages import PACKAGES, fetch, fetch_upscaler
 from recipes.emoji_zh.pictures import STYLES, find_pictures, main_colours, on_white, rasterise
 
-SMALL, LARGE = 64, 256
+SMALL, LARGE = 128, 512
+#: Side of the pictures whose colours captions name.
+COLOURED = 256
 CAPTIONS = 24
 MISSING = "missing"
 HOLDOUT_FILE = Path(__file__).with_name("holdout.json")
@@ -104,9 +106,9 @@ def _draw(
     }
     colours = []
     for index, (code, style) in enumerate(tqdm(wanted, desc="pictures", unit="picture")):
-        image = rasterise(sources[style][code], LARGE)
-        colours.append(main_colours(image))
-        large = on_white(image)
+        source = sources[style][code]
+        colours.append(main_colours(rasterise(source, COLOURED)))
+        large = on_white(rasterise(source, LARGE))
         files[LARGE][index] = np.asarray(large)
         files[SMALL][index] = np.asarray(shrink(large))
     for size, array in files.items():
@@ -116,7 +118,7 @@ def _draw(
 
 
 def shrink(large: Image.Image) -> Image.Image:
-    """The picture the denoiser learns, from the one the upscaler aims at."""
+    """The picture the model draws, from the one the upscaler aims at."""
     return large.resize((SMALL, SMALL), Image.Resampling.LANCZOS)
 
 

@@ -1,9 +1,9 @@
-"""Which upscaler for emoji-zh: quality against the 256 px truth, time and megabytes.
+"""Which upscaler for emoji-zh: quality against the 512 px truth, time and megabytes.
 
     python -m recipes.emoji_zh.compare_upscalers MODEL… --data DIR [--count N] [--json]
 
 A MODEL is a folder of ours, or a Real-ESRGAN `.pth` or ncnn `.param` file; `--data` holds
-`pictures_64.npy` and `pictures_256.npy`, uint8 (N, S, S, 3). Bicubic enlargement is always
+`pictures_128.npy` and `pictures_512.npy`, uint8 (N, S, S, 3). Bicubic enlargement is always
 compared too. Times are of single pictures on this machine's CPU.
 """
 
@@ -23,6 +23,7 @@ from PIL import Image
 from rapid_diffusion.checkpoints.realesrgan import import_realesrgan
 from rapid_diffusion.images.convert import Pixels, pixels_to_unit, unit_to_pixels
 from rapid_diffusion.super_resolution.upscaler import Storage, Upscaler
+from recipes.emoji_zh.build import LARGE, SMALL
 
 Enlarge = Callable[[Pixels], Pixels]
 
@@ -102,8 +103,8 @@ def bicubic(pictures: Pixels) -> Pixels:
 
 
 def _pictures(data: Path, count: int) -> tuple[Pixels, Pixels]:
-    small = np.load(data / "pictures_64.npy", mmap_mode="r")
-    large = np.load(data / "pictures_256.npy", mmap_mode="r")
+    small = np.load(data / f"pictures_{SMALL}.npy", mmap_mode="r")
+    large = np.load(data / f"pictures_{LARGE}.npy", mmap_mode="r")
     chosen = np.unique(np.linspace(0, len(small) - 1, count).astype(int))
     return np.asarray(small[chosen]), np.asarray(large[chosen])
 

@@ -3,8 +3,8 @@
     python -m recipes.emoji_zh.pack make   --data .work/emoji_zh --file emoji_zh.zip
     python -m recipes.emoji_zh.pack unpack --data .work/emoji_zh --file emoji_zh.zip
 
-Pictures travel as lossless WebP of 256 px; the small ones are made from them as the build makes
-them, so that both machines train on the same bits.
+The small pictures travel, as lossless WebP, so that both machines train on the same bits. The large
+ones, which only an upscaler learns from, stay here.
 """
 
 import argparse
@@ -17,9 +17,10 @@ from PIL import Image
 from tqdm import tqdm
 
 from rapid_diffusion.files import replacing
-from recipes.emoji_zh.build import LARGE, MISSING, SMALL, shrink
+from recipes.emoji_zh.build import MISSING, SMALL
 
-PICTURES = "pictures"
+#: The arrays that travel picture by picture.
+PICTURES = (f"pictures_{SMALL}", f"{MISSING}/pictures_{SMALL}")
 
 
 def main() -> None:
@@ -37,18 +38,18 @@ def main() -> None:
 
 def make(data: Path, file: Path) -> None:
     """Write `file` from a built data folder; whole or not at all."""
-    pictures = np.load(data / f"pictures_{LARGE}.npy", mmap_mode="r")
     others = [path for path in sorted(data.glob("*")) if path.suffix in (".jsonl", ".json")]
-    others += [path for path in data.glob("realesr-*") if path.is_file()]
-    folders = (data / name for name in ("graph", MISSING))
-    others += [path for folder in folders for path in sorted(folder.rglob("*")) if path.is_file()]
+    others += [path for path in sorted((data / "graph").rglob("*")) if path.is_file()]
+    others += sorted((data / MISSING).glob("*.jsonl"))
     with replacing(file) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         for path in others:
             archive.write(path, path.relative_to(data), zipfile.ZIP_DEFLATED)
-        for index, picture in enumerate(tqdm(pictures, desc="packing", unit="picture")):
-            encoded = io.BytesIO()
-            Image.fromarray(picture).save(encoded, "WEBP", lossless=True, quality=100, method=4)
-            archive.writestr(f"{PICTURES}/{index:05d}.webp", encoded.getvalue())
+        for name in PICTURES:
+            pictures = np.load(data / f"{name}.npy", mmap_mode="r")
+            for index, picture in enumerate(tqdm(pictures, desc=name, unit="picture")):
+                encoded = io.BytesIO()
+                Image.fromarray(picture).save(encoded, "WEBP", lossless=True, quality=100, method=4)
+                archive.writestr(f"{name}/{index:05d}.webp", encoded.getvalue())
 
 
 def unpack(file: Path, data: Path) -> None:
@@ -56,21 +57,15 @@ def unpack(file: Path, data: Path) -> None:
     data.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(file) as archive:
         names = archive.namelist()
-        drawn = sorted(name for name in names if name.startswith(f"{PICTURES}/"))
-        archive.extractall(data, [name for name in names if name not in set(drawn)])
-        arrays = {
-            size: np.lib.format.open_memmap(
-                data / f".pictures_{size}.npy", "w+", np.uint8, (len(drawn), size, size, 3)
-            )
-            for size in (SMALL, LARGE)
-        }
-        for index, name in enumerate(tqdm(drawn, desc="unpacking", unit="picture")):
-            large = Image.open(io.BytesIO(archive.read(name))).convert("RGB")
-            arrays[LARGE][index] = np.asarray(large)
-            arrays[SMALL][index] = np.asarray(shrink(large))
-    for size, array in arrays.items():
-        array.flush()
-        (data / f".pictures_{size}.npy").rename(data / f"pictures_{size}.npy")
+        archive.extractall(data, [name for name in names if not name.endswith(".webp")])
+        for folder in PICTURES:
+            drawn = sorted(name for name in names if name.startswith(f"{folder}/"))
+            pictures = [
+                np.asarray(Image.open(io.BytesIO(archive.read(name))).convert("RGB"))
+                for name in tqdm(drawn, desc=folder, unit="picture")
+            ]
+            with replacing(data / f"{folder}.npy") as temporary, temporary.open("wb") as array:
+                np.save(array, np.stack(pictures))
 
 
 if __name__ == "__main__":

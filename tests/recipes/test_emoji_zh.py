@@ -175,6 +175,7 @@ def test_a_missing_pair_is_told_by_the_concepts_other_pictures(monkeypatch) -> N
     monkeypatch.setattr(missing, "LAID_OVER", 0.0)
     monkeypatch.setattr(missing, "RIDGE", 1e-6)
     monkeypatch.setattr(missing, "LEFT_OUT", 0.0)
+    monkeypatch.setattr(missing, "PATCH", 4)  # these pictures are of 16 px
     rows, pictures = shown_in_styles()
     [pair] = missing_pairs(rows, pictures)
     assert (pair.code, pair.style) == ("0", "noto")
@@ -207,14 +208,15 @@ def test_a_pack_unpacks_to_the_same_pictures(tmp_path: Path) -> None:
     (data / "graph").mkdir(parents=True)
     (data / "graph" / "CURRENT").write_text("1\n")
     (data / "metadata.jsonl").write_text("{}\n")
-    noise = np.random.default_rng(0).integers(0, 256, (3, 256, 256, 3), dtype=np.uint8)
-    np.save(data / "pictures_256.npy", noise)
+    noise = np.random.default_rng(0).integers(0, 256, (3, 128, 128, 3), dtype=np.uint8)
+    np.save(data / "pictures_128.npy", noise)
     (data / "missing").mkdir()
-    (data / "missing" / "pictures_64.npy").write_bytes(b"rough")
+    np.save(data / "missing" / "pictures_128.npy", noise[:2])
+    (data / "missing" / "metadata.jsonl").write_text("{}\n")
     pack.make(data, tmp_path / "data.zip")
     pack.unpack(tmp_path / "data.zip", copy)
-    assert (np.load(copy / "pictures_256.npy") == noise).all()
-    assert np.load(copy / "pictures_64.npy").shape == (3, 64, 64, 3)
+    assert (np.load(copy / "pictures_128.npy") == noise).all()
     assert (copy / "graph" / "CURRENT").read_text() == "1\n"
-    assert (copy / "missing" / "pictures_64.npy").read_bytes() == b"rough"
+    assert (np.load(copy / "missing" / "pictures_128.npy") == noise[:2]).all()
+    assert (copy / "missing" / "metadata.jsonl").read_text() == "{}\n"
     assert zipfile.is_zipfile(tmp_path / "data.zip")

@@ -23,7 +23,7 @@ def test_a_shipped_recipe_is_a_configuration(name):
     config, shipped = (read_training_config(recipe / each) for each in (name, "config.toml"))
     assert config.model.name == "emoji-zh"
     # as large as the autoencoder's patches and the upscaler make them
-    wanted = "pictures_64.npy", "pictures_256.npy"
+    wanted = "pictures_128.npy", "pictures_512.npy"
     assert (config.data.pictures, config.data.large_pictures) == wanted
     # A slice on a GPU goes on with the shipped weights, so its networks are the same.
     for part in ("model", "text", "image_tower", "autoencoder", "denoiser", "upscaler"):

@@ -66,7 +66,9 @@ def student(domain):
 
 def test_the_student_comes_nearer_to_where_the_teacher_is(student, domain):
     config = read_distil_config(domain / "student-3.toml", domain / "data")
-    stage, network = Distilling(domain / "teacher", domain / "none", config, 2).stage()
+    distilling = Distilling(domain / "teacher", domain / "none", config, 2)
+    network = distilling.student()
+    stage = distilling.stage(distilling.teacher(), network)
     learning = [weight for weight in network.parameters() if weight.requires_grad]
     optimizer = torch.optim.Adam(learning, 3e-3)
     losses = []

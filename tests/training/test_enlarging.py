@@ -8,7 +8,13 @@ import pytest
 import torch
 
 from rapid_diffusion import RapidDiffusionPipeline
+from rapid_diffusion.autoencoder import PatchAutoencoder, PatchConfig
+from rapid_diffusion.checkpoints.folder import load_strict
+from rapid_diffusion.errors import InvalidRequestError
+from rapid_diffusion.images.convert import model_to_unit
+from rapid_diffusion.super_resolution.networks import UpscalerConfig, build_network
 from rapid_diffusion.testing import build_micro_graph
+from rapid_diffusion.training.beginnings import known_decoder, known_upscaler
 from rapid_diffusion.training.config import read_training_config
 from rapid_diffusion.training.data import to_signed
 from rapid_diffusion.training.enlarging import _crops
@@ -92,3 +98,45 @@ def test_a_model_draws_at_the_size_its_decoder_gives(write_config, data_folder, 
     sizes = [pipe("一个猫", seed=0, upscale=scale).images[0].size for scale in (1, 2)]
     assert sizes == [(32, 32), (64, 64)]
     assert pipe.model.autoencoder.config.shrink == 2
+
+
+@pytest.fixture(scope="module")
+def enlarger(tmp_path_factory):
+    """A folder of a network that enlarges four times, in Real-ESRGAN's format."""
+    torch.manual_seed(0)
+    sizes = UpscalerConfig("SRVGGNetCompact", scale=4, num_feat=12, num_conv=2)
+    path = tmp_path_factory.mktemp("enlarger") / "four.pth"
+    torch.save({"params": build_network(sizes).state_dict()}, path)
+    return path
+
+
+def test_an_upscaler_that_enlarges_no_multiple_is_no_decoders(enlarger):
+    with pytest.raises(InvalidRequestError, match="multiple of 3") as caught:
+        known_decoder(str(enlarger), 3)
+    assert caught.value.field == "data.decoder_from"
+
+
+def test_a_decoder_begins_as_the_upscaler_shrunk_to_its_size(enlarger):
+    autoencoder = PatchAutoencoder(PatchConfig(2, 12, 2, decoder_width=12, decoder_layers=2))
+    load_strict(autoencoder.network, known_decoder(str(enlarger), 2), enlarger)
+    autoencoder.fit(torch.rand(2, 3, 8, 8) * 2 - 1)
+    latents = torch.randn(2, 12, 4, 4)
+    small = PatchAutoencoder(PatchConfig(2, 12))
+    for name in ("basis", "mean", "scale"):
+        getattr(small, name).copy_(getattr(autoencoder, name))
+    with torch.no_grad():
+        enlarged = known_upscaler(str(enlarger)).network(model_to_unit(small.decode(latents)))
+        wanted = torch.nn.functional.avg_pool2d(enlarged, 2) * 2 - 1
+        assert torch.allclose(autoencoder.decode(latents), wanted, atol=1e-4)
+
+
+def test_a_training_takes_the_decoder_along_that_is_named(write_config, enlarger):
+    path = shrunk(write_config(0), 0)
+    path.write_text(
+        path.read_text().replace("[text]\n", f'decoder_from = "{enlarger}"\n[text]\n', 1)
+    )
+    training = Training(read_training_config(path))
+    training.train("autoencoder", resume=True)
+    begun = training.autoencoder(trained=False).network.state_dict()
+    known = known_decoder(str(enlarger), 2)
+    assert all(torch.equal(begun[name], known[name]) for name in known)
