@@ -125,9 +125,11 @@ class Bench:
 
     def _probe(self) -> "StyleProbe":
         judge, rows = self.recognition.judge, [*self.recognition.rows, *self.rows]
+        model = self.pipeline.model
+        name = f"pictures_{model.denoiser.sample_size * model.autoencoder.factor}.npy"
         latents = torch.cat(
             [
-                encode(self.pipeline, np.load(folder / "pictures_128.npy", mmap_mode="r"))
+                encode(self.pipeline, np.load(folder / name, mmap_mode="r"))
                 for folder in (self.options.old, self.options.new)
             ]
         )

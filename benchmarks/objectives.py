@@ -1,22 +1,23 @@
 """What a student should learn: `python benchmarks/objectives.py OBJECTIVE --out FOLDER`.
 
 Distils the same teacher for the same processor time with one of three objectives, so that
-`benchmarks/distil.py --student FOLDER` can compare what they give. Student, layers that learn,
-optimizer and the way the student draws (Euler, no guidance) are those of `rapid-diffusion distil`.
+`benchmarks/distil.py --student FOLDER` can compare what they give. The student begins as the
+teacher, the same layers learn, and it draws by Euler without guidance, as those of
+`rapid-diffusion distil` do; AdamW and the averages are torch's and plain.
 
-    imitation     be where the teacher is at the student's times; what `distil` does
-    consistency   on each stretch between two of the student's times say at every time what leads
-                  to the same end, from where a step of the teacher leads (Multistep Consistency
-                  Models, Heek et al. 2024, arXiv:2403.06807)
+    consistency   wherever it is on a step's way, say where the step ends: what `distil` does
+    imitation     be where the teacher is at the student's times (after imitate-NAT, Wei et al.
+                  2019, arXiv:1906.02041); sentences are enough, no picture is looked at
     dmd2          draw what the teacher finds likely: the difference of its estimate and of one
                   that learns the student's own pictures (DMD2, Yin et al. 2024, arXiv:2405.14867;
-                  without its discriminator)
+                  without its discriminator, and no fresh noise between the student's steps)
 """
 
 import argparse
 import copy
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Protocol
 
@@ -24,28 +25,38 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rapid_diffusion.components import find_model
+from rapid_diffusion.components import INDEX, find_model
 from rapid_diffusion.denoising.denoiser import Denoiser
-from rapid_diffusion.denoising.schedules import flow_times
+from rapid_diffusion.denoising.samplers import flow_dpmpp_2m
+from rapid_diffusion.denoising.schedules import TIMESTEPS, flow_times
+from rapid_diffusion.files import check_replaceable
 from rapid_diffusion.text.encoder import TextStates
 from rapid_diffusion.training.data import step_generator
 from rapid_diffusion.training.distil import Distilling, read_distil_config
-from rapid_diffusion.training.distil_stages import clean_estimate, imitation_loss
+from rapid_diffusion.training.distil_stages import (
+    Teacher,
+    clean_estimate,
+    consistency_loss,
+    euler,
+    moment_at,
+)
 from rapid_diffusion.training.latents import open_latents
 from rapid_diffusion.training.stages import encode_short
 
 STEPS, STATES = 4, 32
+#: Of them, so many pictures: the teacher's way, or the student's own, has `STEPS` states each.
+DRAWN = STATES // STEPS
 AVERAGING = 0.95
 #: Where the learning rate begins to fall, as a share of the time.
 FALLS_FROM = 0.5
-#: Steps of the teacher on each stretch of the student's, as `distil` lets it take.
-STRETCH = 2
 #: Updates of the estimate of the student's pictures for each of the student's.
 FOLLOWS = 5
 
 
 class Objective(Protocol):
-    """One step's loss; the student's gradients are taken by the caller."""
+    """`rate` to learn at, and one step's loss, whose gradients the caller takes."""
+
+    rate: float
 
     def loss(self, step: int) -> Tensor: ...
 
@@ -55,7 +66,6 @@ class Lesson:
 
     def __init__(self, distilling: Distilling) -> None:
         self.teacher, self.student = distilling.teacher(), distilling.student()
-        self.average = copy.deepcopy(self.student).requires_grad_(False)
         self.encoder, self.examples = distilling.model.text_encoder, distilling.examples
         self.latents = open_latents(distilling.model.autoencoder, distilling.examples)
         self.times = torch.tensor(flow_times(STEPS, self.teacher.shift), dtype=torch.float32)
@@ -75,28 +85,29 @@ class Lesson:
         return clean_estimate(denoiser, latents, times, states, drafts)
 
 
-def euler(latents: Tensor, clean: Tensor, here: Tensor, there: Tensor) -> Tensor:
-    """From times `here` to `there`, both (B,)."""
-    ratio = (there / here)[:, None, None, None]
-    return ratio * latents + (1 - ratio) * clean
-
-
-class Imitation:
+class Consistency:
     """See `rapid_diffusion.training.distil_stages`."""
 
     rate = 3e-4
 
     def __init__(self, lesson: Lesson) -> None:
         self.lesson = lesson
+        self.stops = len(lesson.teacher.times(STEPS)[0]) - 1
 
     def loss(self, step: int) -> Tensor:
         lesson = self.lesson
-        states, _, noise, _ = lesson.batch(step, STATES // STEPS)
-        return imitation_loss(lesson.student, lesson.teacher, noise, states, STEPS)
+        states, pictures, noise, generator = lesson.batch(step, STATES)
+        places = torch.randint(0, self.stops, (STATES,), generator=generator)
+        moment = moment_at(places, lesson.teacher, STEPS, pictures, noise, states)
+        return consistency_loss(lesson.student, lesson.teacher, moment)
 
 
-class Consistency:
-    """Each stretch has its own end; the target is what the averaged student says."""
+class Imitation:
+    """Of two neighbouring states of the teacher, what leads from the first to the second.
+
+    A step of Euler from x at t to x' at t' = r t is x' = r x + (1 - r) D; so D is
+    (x' - r x) / (1 - r).
+    """
 
     rate = 3e-4
 
@@ -105,22 +116,31 @@ class Consistency:
 
     def loss(self, step: int) -> Tensor:
         lesson = self.lesson
-        states, pictures, noise, generator = lesson.batch(step, STATES)
-        stretch = torch.randint(0, STEPS, (STATES,), generator=generator)
-        begin, end = lesson.times[stretch], lesson.times[stretch + 1]
-        place = torch.randint(0, STRETCH, (STATES,), generator=generator)
-        here, there = (begin + (end - begin) * (place + more) / STRETCH for more in (0, 1))
-        at = here[:, None, None, None]
-        latents = (1 - at) * pictures + at * noise
-        with torch.no_grad():
-            moved = euler(latents, lesson.teacher.clean(latents, here, states), here, there)
-            last = there <= end + 1e-6
-            asked = torch.where(last, here, there)  # of what is at the end nobody need be asked
-            said = lesson.say(lesson.average, moved, asked, states)
-            reached = torch.where(last[:, None, None, None], moved, euler(moved, said, asked, end))
-            ratio = (end / here)[:, None, None, None]
-            wanted = (reached - ratio * latents) / (1 - ratio)
-        return functional.mse_loss(lesson.say(lesson.student, latents, here, states), wanted)
+        states, _, noise, _ = lesson.batch(step, DRAWN)
+        passed = way_of(lesson.teacher, noise, states)
+        ratios = (lesson.times[1:] / lesson.times[:-1]).tolist()
+        wanted = [
+            (there - ratio * here) / (1 - ratio)
+            for (here, there), ratio in zip(pairwise(passed), ratios, strict=True)
+        ]
+        every = TextStates(states.hidden.repeat(STEPS, 1, 1), states.mask.repeat(STEPS, 1))
+        at = lesson.times[:-1].repeat_interleave(DRAWN)
+        said = lesson.say(lesson.student, torch.cat(passed[:-1]), at, every)
+        return functional.mse_loss(said, torch.cat(wanted))
+
+
+@torch.no_grad()
+def way_of(teacher: Teacher, noise: Tensor, states: TextStates) -> list[Tensor]:
+    """Where the teacher is at the student's times, from noise (B, C, h, w) to picture."""
+    inner = teacher.times(STEPS)[1]
+    latents, previous, passed = noise, torch.zeros_like(noise), [noise]
+    for number, row in enumerate(flow_dpmpp_2m(STEPS * inner, teacher.shift).rows(), 1):
+        clean = teacher.clean(latents, torch.full((len(noise),), row.timestep / TIMESTEPS), states)
+        latents = row.a * latents + row.b * clean + row.c * previous
+        previous = clean
+        if number % inner == 0:
+            passed.append(latents)
+    return passed
 
 
 class DistributionMatching:
@@ -134,13 +154,14 @@ class DistributionMatching:
         self.following = torch.optim.AdamW(learning(self.follower), lr=1e-4)
 
     def loss(self, step: int) -> Tensor:
+        first = (FOLLOWS + 1) * step
         for number in range(FOLLOWS):
-            self._follow((FOLLOWS + 1) * step + number)
+            self._follow(first + number)
         lesson = self.lesson
-        states, _, noise, generator = lesson.batch((FOLLOWS + 1) * step + FOLLOWS, STATES // STEPS)
+        states, _, noise, generator = lesson.batch(first + FOLLOWS, DRAWN)
         drawn = self._draw(states, noise, generator)
         with torch.no_grad():
-            latents, times = self._noised(drawn, generator)
+            latents, times = _noised(drawn, generator)
             real = lesson.teacher.clean(latents, times, states)
             own = lesson.say(self.follower, latents, times, states)
             scale = (drawn - real).abs().mean((1, 2, 3), keepdim=True)
@@ -149,10 +170,10 @@ class DistributionMatching:
 
     def _follow(self, step: int) -> None:
         lesson = self.lesson
-        states, _, noise, generator = lesson.batch(step, STATES // STEPS)
+        states, _, noise, generator = lesson.batch(step, DRAWN)
         with torch.no_grad():
             drawn = self._draw(states, noise, generator)
-            latents, times = self._noised(drawn, generator)
+            latents, times = _noised(drawn, generator)
         said = lesson.say(self.follower, latents, times, states)
         loss = ((said - drawn) / times[:, None, None, None]).square().mean()  # of the velocity
         self.following.zero_grad()
@@ -163,22 +184,24 @@ class DistributionMatching:
         """What the student says at one of its times, where its own steps have led it."""
         lesson, latents = self.lesson, noise
         last = int(torch.randint(0, STEPS, (), generator=generator))
-        for number in range(last + 1):
-            here = lesson.times[number].expand(len(noise))
-            with torch.set_grad_enabled(number == last and torch.is_grad_enabled()):
-                clean = lesson.say(lesson.student, latents, here, states)
-            latents = euler(latents, clean, here, lesson.times[number + 1].expand(len(noise)))
-        return clean
+        times = lesson.times[:, None].expand(-1, len(noise))
+        with torch.no_grad():
+            for number in range(last):
+                clean = lesson.say(lesson.student, latents, times[number], states)
+                latents = euler(latents, clean, times[number], times[number + 1])
+        return lesson.say(lesson.student, latents, times[last], states)
 
-    def _noised(self, drawn: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        times = 0.02 + 0.96 * torch.rand(len(drawn), generator=generator)
-        at = times[:, None, None, None]
-        return (1 - at) * drawn + at * torch.randn(drawn.shape, generator=generator), times
+
+def _noised(drawn: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """With noise (B, C, h, w) at times (B,) that are drawn evenly."""
+    times = 0.02 + 0.96 * torch.rand(len(drawn), generator=generator)
+    at = times[:, None, None, None]
+    return (1 - at) * drawn + at * torch.randn(drawn.shape, generator=generator), times
 
 
 OBJECTIVES: dict[str, Callable[[Lesson], Objective]] = {
-    "imitation": Imitation,
     "consistency": Consistency,
+    "imitation": Imitation,
     "dmd2": DistributionMatching,
 }
 
@@ -192,17 +215,21 @@ def main() -> None:
     parser.add_argument("--rate", type=float, help="another learning rate than the objective's own")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
+    if torch.cuda.is_available():
+        raise SystemExit("this compares processor time: set CUDA_VISIBLE_DEVICES to nothing")
+    check_replaceable(options.out.absolute(), INDEX)
     config = read_distil_config(None, options.data)
     distilling = Distilling(find_model(options.teacher), options.out, config, STEPS)
     lesson = Lesson(distilling)
     objective = OBJECTIVES[options.objective](lesson)
-    learn(lesson, objective, options.rate or objective.rate, options.seconds)
-    distilling.write(lesson.average, shared=False)
+    student = learn(lesson, objective, options.rate or objective.rate, options.seconds)
+    distilling.write(student, shared=False)
 
 
-def learn(lesson: Lesson, objective: Objective, rate: float, seconds: float) -> None:
-    """Steps until the processor time is used up; the averaged student is what counts."""
-    optimizer = torch.optim.AdamW(learning(lesson.student), lr=rate)
+def learn(lesson: Lesson, objective: Objective, rate: float, seconds: float) -> Denoiser:
+    """Steps until the processor time is used up; the averaged student comes back."""
+    student, average = lesson.student, copy.deepcopy(lesson.student)
+    optimizer = torch.optim.AdamW(learning(student), lr=rate)
     began, step, losses = time.process_time(), 0, []
     while (share := (time.process_time() - began) / seconds) < 1:
         for group in optimizer.param_groups:
@@ -210,19 +237,22 @@ def learn(lesson: Lesson, objective: Objective, rate: float, seconds: float) -> 
         loss = objective.loss(step)
         optimizer.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_(learning(lesson.student), 1.0)
+        nn.utils.clip_grad_norm_(learning(student), 1.0)
         optimizer.step()
         step += 1
-        decay = min(AVERAGING, step / (step + 9))
-        with torch.no_grad():
-            for kept, new in zip(
-                lesson.average.parameters(), lesson.student.parameters(), strict=True
-            ):
-                kept.lerp_(new, 1 - decay)
+        follow(average, student, min(AVERAGING, step / (step + 9)))
         losses.append(loss.item())
         if step % 20 == 0:
             print(f"{share:6.1%}  step {step}  loss {sum(losses[-20:]) / 20:.5f}", flush=True)
     print(f"{step} steps in {seconds:.0f} processor seconds")
+    return average
+
+
+@torch.no_grad()
+def follow(average: Denoiser, student: Denoiser, decay: float) -> None:
+    """Move the averaged weights towards the student's."""
+    for kept, new in zip(average.parameters(), student.parameters(), strict=True):
+        kept.lerp_(new, 1 - decay)
 
 
 def learning(denoiser: Denoiser) -> list[nn.Parameter]:

@@ -1,6 +1,6 @@
 """What a shared engine costs a lone request and gives to four: `python benchmarks/sharing.py`.
 
-Processor seconds of four guided pictures (64 px, not enlarged), asked for one after the other and
+Processor seconds of four guided pictures (not enlarged), asked for one after the other and
 by four threads at once, for several numbers of rows; those of the default pipeline are 1. Each
 picture must have the same bits in both ways.
 """

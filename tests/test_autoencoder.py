@@ -10,11 +10,6 @@ from rapid_diffusion.autoencoder import (
     load_autoencoder,
 )
 from rapid_diffusion.model_folder import stored
-from rapid_diffusion.super_resolution.networks import (
-    SRVGGNetCompact,
-    UpscalerConfig,
-    less_enlarging,
-)
 
 
 def pictures(count=4, side=16):
@@ -89,19 +84,6 @@ def test_a_decoder_that_has_learned_nothing_enlarges_to_the_nearest_pixel():
     small = torch.nn.functional.interpolate(pictures(), size=(8, 8), mode="bicubic", antialias=True)
     doubled = small.repeat_interleave(2, 2).repeat_interleave(2, 3)
     assert torch.allclose(decoded, doubled.clamp(-1, 1), atol=1e-3)
-
-
-def test_a_network_made_less_enlarging_gives_the_mean_of_its_pixels():
-    torch.manual_seed(0)
-    sizes = {"architecture": "SRVGGNetCompact", "num_feat": 8, "num_conv": 1}
-    four, two = (
-        SRVGGNetCompact(UpscalerConfig(scale=scale, **sizes)).requires_grad_(False)
-        for scale in (4, 2)
-    )
-    two.load_state_dict(less_enlarging(four, 2))
-    image = torch.rand(2, 3, 5, 6)
-    shrunk = torch.nn.functional.avg_pool2d(four(image), 2)
-    assert torch.allclose(two(image), shrunk, atol=1e-5)
 
 
 @pytest.mark.parametrize(("storage", "apart"), [("float32", 0.0), ("float16", 2e-3)])

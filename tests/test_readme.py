@@ -9,6 +9,7 @@ import typer
 
 from knowledge import cli as knowledge_cli
 from rapid_diffusion import cli
+from rapid_diffusion.training.config import read_training_config
 from server.schemas import GenerationRequest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -129,3 +130,12 @@ def test_both_readmes_have_the_same_commands_and_numbers():
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_no_number_is_left_open_once_there_are_results(page):
     assert not RESULTS.is_file() or OPEN_NUMBER.findall(read(page)) == []
+
+
+@pytest.mark.parametrize("page", [ENGLISH, CHINESE], ids=lambda page: page.name)
+def test_own_data_are_prepared_at_the_sizes_that_the_copied_recipe_wants(page):
+    prepare = next(w for w in commands(page, "rapid-diffusion data prepare") if "--size" in w)
+    told = [prepare[prepare.index(option) + 1] for option in ("--size", "--large-size")]
+    data = read_training_config(RECIPE / "config.toml").data
+    assert [f"pictures_{side}.npy" for side in told] == [data.pictures, data.large_pictures]
+    assert all(f"`{name}`" in read(page) for name in (data.pictures, data.large_pictures))

@@ -158,16 +158,18 @@ class SRVGGNetCompact(nn.Module):
 
 
 def less_enlarging(network: SRVGGNetCompact, scale: int) -> dict[str, Tensor]:
-    """The weights that make of a network one of a smaller scale, which divides its own.
+    """The weights of a network that gives what `network` gives, shrunk to `scale`.
 
-    It gives what `network` gives, shrunk to `scale` by averaging squares of pixels.
+    Squares of pixels are averaged. Raises `ValueError` for a scale that does not divide its own.
     """
+    ratio, left = divmod(network.scale, scale)
+    if left:
+        raise ValueError(f"scale is {scale}; it must divide {network.scale}")
     weights = dict(network.state_dict())
-    squares = (network.scale // scale, network.scale // scale)
-    for name in list(weights)[-2:]:  # of the last convolution: a row for each channel and pixel
-        rows = weights[name]
-        planes = rows.unflatten(0, (-1, scale, squares[0], scale, squares[1]))
-        weights[name] = planes.mean((2, 4)).flatten(0, 2)
+    last = f"body.{len(network.body) - 1}"
+    for name in (f"{last}.weight", f"{last}.bias"):  # a row for each channel and pixel
+        rows = weights[name].unflatten(0, (-1, scale, ratio, scale, ratio))
+        weights[name] = rows.mean((2, 4)).flatten(0, 2)
     return weights
 
 

@@ -14,7 +14,6 @@ import torch
 from rapid_diffusion.checkpoints.folder import folder_digest, load_strict, storage_of
 from rapid_diffusion.components import INDEX, components_of, find_model, finds_base
 from rapid_diffusion.denoising.denoiser import Denoiser
-from rapid_diffusion.denoising.samplers import SAMPLERS, flow_dpmpp_2m
 from rapid_diffusion.errors import InvalidRequestError
 from rapid_diffusion.files import check_replaceable
 from rapid_diffusion.model_folder import load_model, save_model, save_shared
@@ -43,7 +42,7 @@ KEPT = ".attentions."
 
 @dataclass(frozen=True)
 class DistilConfig:
-    """What the TOML file says, all of it optional: the student's name, its sentences, the loop."""
+    """What the TOML file says, all of it optional: the student's name, its data, the loop."""
 
     name: str
     data: DataConfig
@@ -60,7 +59,7 @@ def run(
     shared: bool = False,
     resume: bool = True,
 ) -> dict[str, Any]:
-    """Distil `model` with the sentences of the data folder; the student's card comes back.
+    """Distil `model` with the pictures and sentences of `data`; the student's card comes back.
 
     `shared`: write what differs from the teacher only; the teacher must then lie beside the
     student, or be embedded. Raises `InvalidRequestError`, `CheckpointError`, `OutputError`.
@@ -89,7 +88,7 @@ def _check_sharing(teacher: Path, out: Path) -> None:
 
 
 class Distilling:
-    """A teacher, its student, and the sentences that the one teaches the other with."""
+    """A teacher, its student, and the data that the one teaches the other with."""
 
     def __init__(self, folder: Path, out: Path, config: DistilConfig, steps: int) -> None:
         self.folder, self.out, self.config = folder, out, config
@@ -134,20 +133,17 @@ class Distilling:
         """The model, fixed, as it draws by its card."""
         encoder, card = self.model.text_encoder, self.model.card
         blank = self.examples.tokenizer([""], [[]], encoder.entity_dimension)
-        own = SAMPLERS[card.scheduler]
         return Teacher(
             self.model.denoiser.requires_grad_(False),
             card.guidance_scale,
             card.shift,
             encode_short(encoder, blank),
-            # Targets are states on one way: none that noise was added to.
-            flow_dpmpp_2m if own(2, card.shift).is_stochastic else own,
             min(TEACHER_STEPS, card.num_inference_steps),
         )
 
     def student(self) -> Denoiser:
-        """A copy of the teacher's denoiser, of which all may learn but the layers `KEPT`."""
-        student = copy.deepcopy(self.model.denoiser)
+        """A copy of the denoiser, of whose UNet all may learn but the layers `KEPT`."""
+        student = copy.deepcopy(self.model.denoiser).requires_grad_(False)
         for name, weight in student.network.named_parameters():
             weight.requires_grad_(KEPT not in name)
         return student
@@ -156,8 +152,9 @@ class Distilling:
         """The stage that `student` learns in, with samples of it."""
         encoder, loop = self.model.text_encoder, self.config.loop
         steps = self.card.num_inference_steps
-        stage = distil_stage(student, teacher, encoder, self.examples, loop, steps)
-        sampler = Sampler(student, encoder, self.model.autoencoder, self.examples, self.card)
+        autoencoder = self.model.autoencoder
+        stage = distil_stage(student, teacher, encoder, autoencoder, self.examples, loop, steps)
+        sampler = Sampler(student, encoder, autoencoder, self.examples, self.card)
         settings = {
             "teacher": self.card.teacher,
             "steps": steps,

@@ -1,28 +1,27 @@
-"""What a student of few steps learns from its teacher: to be where the teacher is.
+"""What a student of few steps learns: wherever it is on a step's way, say where the step ends.
 
-The idea of imitate-NAT (Wei et al., 2019, https://arxiv.org/abs/1906.02041) for a diffusion model:
-the teacher draws a sentence in many steps with guidance, and its states at the student's times are
-what the student, in one step without guidance, has to reach. Sentences are enough, no picture is
-looked at. Times run from 1 = noise to 0 = picture, as flow matching has them.
+Multistep consistency (Heek et al., 2024, https://arxiv.org/abs/2403.06807): a student of n steps
+has n stretches of time. Noise is added to a picture; the teacher, with guidance, goes on a little;
+what the student, without guidance, says from there leads to the end of the stretch, and what it
+says before the teacher moved must lead to the same end. Times run from 1 = noise to 0 = picture,
+as flow matching has them.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from rapid_diffusion.autoencoder import Autoencoder
 from rapid_diffusion.denoising.denoiser import Denoiser
-from rapid_diffusion.denoising.samplers import SamplerTable, flow_dpmpp_2m
 from rapid_diffusion.denoising.schedules import TIMESTEPS, flow_times
 from rapid_diffusion.text.encoder import KnowledgeTextEncoder, TextStates
 from rapid_diffusion.training.config import LoopConfig
-from rapid_diffusion.training.data import Examples, step_generator
+from rapid_diffusion.training.data import step_generator
+from rapid_diffusion.training.latents import AnyExamples, open_latents
 from rapid_diffusion.training.stages import Stage, encode_short
-
-Sampler = Callable[[int, float], SamplerTable]
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,6 @@ class Teacher:
     scale: float
     shift: float
     blank: TextStates
-    sampler: Sampler = flow_dpmpp_2m
     steps: int = 8
 
     @torch.no_grad()
@@ -53,18 +51,10 @@ class Teacher:
         told, empty = clean.chunk(2)
         return empty + self.scale * (told - empty)
 
-    def states_at(self, steps: int, noise: Tensor, states: TextStates) -> list[Tensor]:
-        """Where it is at the `steps` + 1 times of a student, from noise (B, C, h, w) to picture."""
+    def times(self, steps: int) -> tuple[Tensor, int]:
+        """Where it stops (N + 1,), from 1 to 0, and how many of its steps are one of `steps`."""
         inner = max(2, -(-self.steps // steps))
-        latents, previous, passed = noise, torch.zeros_like(noise), [noise]
-        for number, row in enumerate(self.sampler(steps * inner, self.shift).rows(), 1):
-            times = torch.full((len(noise),), row.timestep / TIMESTEPS, device=noise.device)
-            clean = self.clean(latents, times, states)
-            latents = row.a * latents + row.b * clean + row.c * previous
-            previous = clean
-            if number % inner == 0:
-                passed.append(latents)
-        return passed
+        return torch.tensor(flow_times(steps * inner, self.shift), dtype=torch.float32), inner
 
 
 def clean_estimate(
@@ -80,48 +70,93 @@ def clean_estimate(
     return latents - times[:, None, None, None] * velocity.float()
 
 
-def imitation_loss(
-    student: Callable[..., Tensor], teacher: Teacher, noise: Tensor, states: TextStates, steps: int
-) -> Tensor:
-    """How far the student's clean estimates are from those that lead where the teacher goes.
+def euler(latents: Tensor, clean: Tensor, here: Tensor, there: Tensor) -> Tensor:
+    """From times `here` to `there`, both (B,): x' = r x + (1 - r) D with r = there / here."""
+    ratio = (there / here)[:, None, None, None]
+    return ratio * latents + (1 - ratio) * clean
 
-    A step of Euler from x at t to x' at t' = r t is x' = r x + (1 - r) D. So of two neighbouring
-    states of the teacher, D = (x' - r x) / (1 - r) is what the student has to say at the first.
+
+@dataclass(frozen=True)
+class Moment:
+    """Noisy latents (B, C, h, w) of `states` at `here`, `there` being the teacher's next stop.
+
+    `end` is that of the stretch; times are (B,), each after the other or the same.
     """
-    times = torch.tensor(flow_times(steps, teacher.shift), dtype=torch.float32)
-    ratios = (times[1:] / times[:-1]).tolist()
-    passed = teacher.states_at(steps, noise, states)
-    wanted = [
-        (there - ratio * here) / (1 - ratio)
-        for (here, there), ratio in zip(pairwise(passed), ratios, strict=True)
-    ]
-    every = TextStates(states.hidden.repeat(steps, 1, 1), states.mask.repeat(steps, 1))
+
+    latents: Tensor
+    states: TextStates
+    here: Tensor
+    there: Tensor
+    end: Tensor
+
+
+def moment_at(
+    places: Tensor, teacher: Teacher, steps: int, clean: Tensor, noise: Tensor, states: TextStates
+) -> Moment:
+    """Clean latents and noise (B, C, h, w), mixed as they are at the teacher's stops `places` (B,).
+
+    Places count from 0 = noise; from the last of them, the teacher's next stop is the picture.
+    """
+    times, inner = teacher.times(steps)
+    here, there, end = (
+        times[index].to(clean.device)
+        for index in (places, places + 1, (places // inner + 1) * inner)
+    )
+    at = here[:, None, None, None]
+    return Moment((1 - at) * clean + at * noise, states, here, there, end)
+
+
+def consistency_loss(student: Callable[..., Tensor], teacher: Teacher, moment: Moment) -> Tensor:
+    """How far what the student says at `moment` is from what leads where it ends a little later."""
     # The teacher's drafts, of which nothing is dropped.
-    drafts = teacher.denoiser.drafts(every.hidden)
-    at = times[:-1].repeat_interleave(len(noise)).to(noise.device)
-    clean = clean_estimate(student, torch.cat(passed[:-1]), at, every, drafts)
-    return functional.mse_loss(clean, torch.cat(wanted))
+    drafts = teacher.denoiser.drafts(moment.states.hidden)
+    wanted = _wanted(student, teacher, moment, drafts)
+    said = clean_estimate(student, moment.latents, moment.here, moment.states, drafts)
+    return functional.mse_loss(said, wanted)
+
+
+@torch.no_grad()
+def _wanted(
+    student: Callable[..., Tensor], teacher: Teacher, moment: Moment, drafts: Tensor | None
+) -> Tensor:
+    """The estimates that lead from `moment` to where, after a step of the teacher, it would end."""
+    here, there, end = moment.here, moment.there, moment.end
+    toward = teacher.clean(moment.latents, here, moment.states)
+    reached = euler(moment.latents, toward, here, there)
+    left = torch.nonzero(there > end)[:, 0]  # the others are at the end already
+    if len(left):
+        states = TextStates(moment.states.hidden[left], moment.states.mask[left])
+        of_left = None if drafts is None else drafts[left]
+        said = clean_estimate(student, reached[left], there[left], states, of_left)
+        reached[left] = euler(reached[left], said, there[left], end[left])
+    ratio = (end / here)[:, None, None, None]
+    return (reached - ratio * moment.latents) / (1 - ratio)
 
 
 def distil_stage(
     student: Denoiser,
     teacher: Teacher,
     encoder: KnowledgeTextEncoder,
-    examples: Examples,
+    autoencoder: Autoencoder,
+    examples: AnyExamples,
     loop: LoopConfig,
     steps: int,
 ) -> Stage:
-    """`loop.batch` counts states: the teacher draws batch / `steps` pictures a step."""
-    shape = (student.channels, student.sample_size, student.sample_size)
+    """Pictures of the data, noisy, at the stops of a teacher; each row at one drawn evenly."""
+    latents = open_latents(autoencoder, examples)
     device = encoder.injection.gate.device
     forward = torch.compile(student) if loop.compile else student
+    stops = len(teacher.times(steps)[0]) - 1
 
     def loss(step: int) -> Tensor:
         generator = step_generator(loop.seed, step)
-        indices = examples.indices(step, max(1, loop.batch // steps), loop.seed)
+        indices = examples.indices(step, loop.batch, loop.seed)
         with torch.no_grad():
             states = encode_short(encoder, examples.sentences(indices, generator))
-        noise = torch.randn((len(indices), *shape), generator=generator).to(device)
-        return imitation_loss(forward, teacher, noise, states, steps)
+        clean = latents[indices]
+        noise = torch.randn(clean.shape, generator=generator)
+        places = torch.randint(0, stops, (len(indices),), generator=generator)
+        moment = moment_at(places, teacher, steps, clean.to(device), noise.to(device), states)
+        return consistency_loss(forward, teacher, moment)
 
     return Stage("distil", student, loss)

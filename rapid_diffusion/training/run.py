@@ -291,7 +291,7 @@ class Training:
         else:
             images = self.examples.some_pictures(AUTOENCODER_PICTURES)
             logger.info("round trip on training pictures: %.2f dB", autoencoder.fit(images))
-            if autoencoder.network is not None and (start := self.config.data.decoder_from):
-                weights = known_decoder(start, autoencoder.config.shrink)
-                load_strict(autoencoder.network, weights, start)
+        if autoencoder.network is not None and (start := self.config.data.decoder_from):
+            weights = known_decoder(start, autoencoder.config.shrink)
+            load_strict(autoencoder.network, weights, start)
         save_weights(stage_folder(self.output, "autoencoder"), autoencoder.state_dict())

@@ -1,9 +1,11 @@
 """Do the sizes of a configuration fit each other and the pictures? Asked before anything learns."""
 
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 from rapid_diffusion.errors import CheckpointError, InvalidRequestError
+from rapid_diffusion.training.beginnings import known_upscaler
 from rapid_diffusion.training.config import DataConfig, TrainingConfig
 from rapid_diffusion.training.latents import AnyExamples
 
@@ -24,7 +26,8 @@ def check_draft_folder(said: DataConfig) -> None:
 
 def check_sizes(config: TrainingConfig, examples: AnyExamples) -> None:
     """Raise `InvalidRequestError` naming the first key that does not fit, and what would."""
-    for key, said, wanted, why in (*_of_networks(config), *_of_pictures(config, examples)):
+    wishes = chain(_of_networks(config), _of_decoder(config), _of_pictures(config, examples))
+    for key, said, wanted, why in wishes:
         if said != wanted:
             raise InvalidRequestError(key, f"{said}; allowed: {wanted}, {why}")
 
@@ -52,6 +55,21 @@ def _of_networks(config: TrainingConfig) -> Iterator[Wish]:
     if config.model.upscale != 1:
         scale = config.upscaler.scale
         yield "model.upscale", config.model.upscale, scale, "as upscaler.scale, or 1"
+
+
+def _of_decoder(config: TrainingConfig) -> Iterator[Wish]:
+    said, start = config.autoencoder, config.data.decoder_from
+    if not start:
+        return
+    known, why = known_upscaler(start).config, f"as data.decoder_from, {start}"
+    compact = "a network of SRVGGNetCompact"
+    if known.architecture != "SRVGGNetCompact":
+        yield "data.decoder_from", f"{start}, {known.architecture}", compact, "for a decoder"
+    if said.shrink == 1 or known.scale % said.shrink:
+        divisors = [n for n in range(2, known.scale + 1) if known.scale % n == 0]
+        yield "autoencoder.shrink", said.shrink, f"one of {divisors}", why
+    yield "autoencoder.decoder_width", said.decoder_width, known.num_feat, why
+    yield "autoencoder.decoder_layers", said.decoder_layers, known.num_conv, why
 
 
 def _of_pictures(config: TrainingConfig, examples: AnyExamples) -> Iterator[Wish]:

@@ -93,9 +93,8 @@ def psnr(drawn: Pixels, truth: Pixels) -> float:
 
 
 def bicubic(pictures: Pixels) -> Pixels:
-    """(N, H, W, 3) -> (N, 4H, 4W, 3) by Pillow's bicubic filter."""
-    height, width = pictures.shape[1:3]
-    larger = (4 * width, 4 * height)
+    """(N, S, S, 3) -> (N, LARGE, LARGE, 3) by Pillow's bicubic filter."""
+    larger = (LARGE, LARGE)
     drawn = [
         Image.fromarray(picture).resize(larger, Image.Resampling.BICUBIC) for picture in pictures
     ]

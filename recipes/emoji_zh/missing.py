@@ -115,7 +115,7 @@ class _Grid:
         return np.concatenate(parts, 2)
 
     def _regression(self, style: int) -> NDArray[np.float64]:
-        """(F, 192): from patches of the other styles to the one at the same place in `style`."""
+        """(F, 3 PATCH²): from patches of other styles to the one at the same place in `style`."""
         generator = np.random.default_rng(style)
         known = np.flatnonzero(self.places[:, style] >= 0)
         products: Any = 0
@@ -151,7 +151,7 @@ def _unit(pictures: NDArray[np.uint8]) -> Floats:
 
 
 def _patches_of(pictures: Floats) -> Floats:
-    """(B, S, S, 3) -> (B, P, 192), the squares of `PATCH` pixels row by row."""
+    """(B, S, S, 3) -> (B, P, 3 PATCH²), the squares of `PATCH` pixels row by row."""
     count, side = pictures.shape[:2]
     cut = pictures.reshape(count, side // PATCH, PATCH, side // PATCH, PATCH, 3)
     return cut.swapaxes(2, 3).reshape(count, -1, PATCH * PATCH * 3)

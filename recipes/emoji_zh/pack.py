@@ -53,7 +53,7 @@ def make(data: Path, file: Path) -> None:
 
 
 def unpack(file: Path, data: Path) -> None:
-    """Make the data folder that `make` packed."""
+    """Make the data folder that `make` packed, which lacks the large pictures."""
     data.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(file) as archive:
         names = archive.namelist()

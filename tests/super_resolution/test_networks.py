@@ -1,7 +1,11 @@
 import pytest
 import torch
 
-from rapid_diffusion.super_resolution.networks import UpscalerConfig, build_network
+from rapid_diffusion.super_resolution.networks import (
+    UpscalerConfig,
+    build_network,
+    less_enlarging,
+)
 
 TINY = {"num_feat": 8, "num_grow_ch": 4, "num_block": 1, "num_conv": 2}
 
@@ -56,3 +60,22 @@ def test_srvgg_with_silent_body_is_nearest_enlargement():
 def test_impossible_sizes_are_named(field, value):
     with pytest.raises(ValueError, match=field):
         UpscalerConfig(**{field: value})
+
+
+@pytest.mark.parametrize("scale", [1, 2, 4])
+def test_a_network_made_less_enlarging_gives_the_means_of_its_pixels(scale):
+    torch.manual_seed(0)
+    four, less = (
+        build_network(UpscalerConfig("SRVGGNetCompact", each, **TINY)).requires_grad_(False)
+        for each in (4, scale)
+    )
+    less.load_state_dict(less_enlarging(four, scale))
+    image = torch.rand(2, 3, 5, 6)
+    shrunk = torch.nn.functional.avg_pool2d(four(image), 4 // scale)
+    assert torch.allclose(less(image), shrunk, atol=1e-5)
+
+
+def test_a_scale_that_does_not_divide_is_refused():
+    four = build_network(UpscalerConfig("SRVGGNetCompact", 4, **TINY))
+    with pytest.raises(ValueError, match="scale is 3; it must divide 4"):
+        less_enlarging(four, 3)

@@ -20,7 +20,7 @@ from rapid_diffusion.components import components_of
 from rapid_diffusion.errors import OutputError
 from rapid_diffusion.text.encoder import TextStates
 from rapid_diffusion.training.distil import Distilling, read_distil_config, run
-from rapid_diffusion.training.distil_stages import Teacher, imitation_loss
+from rapid_diffusion.training.distil_stages import Teacher, consistency_loss, moment_at
 from rapid_diffusion.training.loop import CHECKPOINT
 
 CONFIG = """
@@ -64,7 +64,7 @@ def student(domain):
     return domain / "student"
 
 
-def test_the_student_comes_nearer_to_where_the_teacher_is(student, domain):
+def test_the_student_comes_nearer_to_where_the_teacher_leads(student, domain):
     config = read_distil_config(domain / "student-3.toml", domain / "data")
     distilling = Distilling(domain / "teacher", domain / "none", config, 2)
     network = distilling.student()
@@ -90,16 +90,40 @@ def straight_to(goal):
     return network
 
 
-@pytest.mark.parametrize("steps", [1, 3])
-def test_who_goes_where_the_teacher_goes_has_no_loss(steps):
-    blank = TextStates(torch.zeros(1, 2, 4), torch.ones(1, 2, dtype=torch.bool))
+def moment(teacher, steps, place):
+    """Five rows of a student's at the teacher's stop `place`."""
     states = TextStates(torch.zeros(5, 2, 4), torch.ones(5, 2, dtype=torch.bool))
+    clean, noise = torch.randn(2, 5, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    return moment_at(torch.full((5,), place), teacher, steps, clean, noise, states)
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_who_leads_where_the_teacher_leads_has_no_loss_anywhere(steps):
+    blank = TextStates(torch.zeros(1, 2, 4), torch.ones(1, 2, dtype=torch.bool))
     teacher = Teacher(straight_to(0.5), 3.0, 2.0, blank)
-    noise = torch.randn(5, 3, 4, 4, generator=torch.Generator().manual_seed(0))
-    same = imitation_loss(straight_to(0.5), teacher, noise, states, steps)
-    other = imitation_loss(straight_to(0.3), teacher, noise, states, steps)
-    assert same < 1e-10
-    assert other == pytest.approx(0.04, rel=1e-4)
+    inner = teacher.times(steps)[1]
+    for place in range(steps * inner):
+        at = moment(teacher, steps, place)
+        assert consistency_loss(straight_to(0.5), teacher, at) < 1e-10
+        other = consistency_loss(straight_to(0.3), teacher, at)
+        if (place + 1) % inner == 0:  # the teacher alone leads to the end of the stretch
+            assert other == pytest.approx(0.04, rel=1e-4)
+        else:  # the student's own word counts for the rest of the way
+            assert 0 < other < 0.04
+
+
+def test_a_moment_is_on_the_way_from_noise_to_the_picture_and_in_its_stretch():
+    blank = TextStates(torch.zeros(1, 2, 4), torch.ones(1, 2, dtype=torch.bool))
+    teacher = Teacher(straight_to(0.5), 3.0, 2.0, blank)
+    times, inner = teacher.times(4)
+    assert (times[0], times[-1], inner, len(times)) == (1, 0, 2, 9)
+    first, last = moment(teacher, 4, 0), moment(teacher, 4, 7)
+    assert torch.equal(first.end, times[2].expand(5))
+    assert (first.here[0], first.there[0]) == (1, times[1])
+    assert torch.equal(last.end, torch.zeros(5))
+    clean, noise = torch.randn(2, 5, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(first.latents, noise)
+    assert torch.allclose(last.latents, (1 - times[7]) * clean + times[7] * noise)
 
 
 def test_its_folder_is_a_model_with_its_own_defaults(student, domain):

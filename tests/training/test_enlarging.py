@@ -110,9 +110,31 @@ def enlarger(tmp_path_factory):
     return path
 
 
-def test_an_upscaler_that_enlarges_no_multiple_is_no_decoders(enlarger):
-    with pytest.raises(InvalidRequestError, match="multiple of 3") as caught:
-        known_decoder(str(enlarger), 3)
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        (("shrink = 2", "shrink = 3"), "autoencoder.shrink"),
+        (("shrink = 2", "shrink = 1"), "autoencoder.shrink"),
+        (("decoder_width = 12", "decoder_width = 16"), "autoencoder.decoder_width"),
+        (("decoder_layers = 2", "decoder_layers = 3"), "autoencoder.decoder_layers"),
+    ],
+)
+def test_a_decoder_of_other_sizes_than_it_begins_with_is_named_at_the_start(
+    write_config, enlarger, change, field
+):
+    path = begun_with(enlarger, write_config)
+    path.write_text(path.read_text().replace(*change))
+    with pytest.raises(InvalidRequestError, match=r"as data\.decoder_from") as caught:
+        Training(read_training_config(path))
+    assert caught.value.field == field
+
+
+def test_an_upscaler_of_another_kind_is_no_decoder(write_config, tmp_path):
+    other = build_network(UpscalerConfig(num_feat=8, num_grow_ch=4, num_block=1))
+    torch.save({"params": other.state_dict()}, tmp_path / "other.pth")
+    path = begun_with(tmp_path / "other.pth", write_config)
+    with pytest.raises(InvalidRequestError, match=r"RRDBNet; allowed: .*SRVGGNetCompact") as caught:
+        Training(read_training_config(path))
     assert caught.value.field == "data.decoder_from"
 
 
@@ -130,12 +152,16 @@ def test_a_decoder_begins_as_the_upscaler_shrunk_to_its_size(enlarger):
         assert torch.allclose(autoencoder.decode(latents), wanted, atol=1e-4)
 
 
-def test_a_training_takes_the_decoder_along_that_is_named(write_config, enlarger):
+def begun_with(start, write_config):
+    """The configuration of a decoder that begins with an upscaler."""
     path = shrunk(write_config(0), 0)
-    path.write_text(
-        path.read_text().replace("[text]\n", f'decoder_from = "{enlarger}"\n[text]\n', 1)
-    )
-    training = Training(read_training_config(path))
+    named = f'decoder_from = "{start}"\n[text]\n'
+    path.write_text(path.read_text().replace("[text]\n", named, 1))
+    return path
+
+
+def test_a_training_takes_the_decoder_along_that_is_named(write_config, enlarger):
+    training = Training(read_training_config(begun_with(enlarger, write_config)))
     training.train("autoencoder", resume=True)
     begun = training.autoencoder(trained=False).network.state_dict()
     known = known_decoder(str(enlarger), 2)
