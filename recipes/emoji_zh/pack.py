@@ -60,6 +60,8 @@ def unpack(file: Path, data: Path) -> None:
         archive.extractall(data, [name for name in names if not name.endswith(".webp")])
         for folder in PICTURES:
             drawn = sorted(name for name in names if name.startswith(f"{folder}/"))
+            if not drawn:
+                raise SystemExit(f"{file}: no {folder}/*.webp in it; make the pack anew")
             pictures = [
                 np.asarray(Image.open(io.BytesIO(archive.read(name))).convert("RGB"))
                 for name in tqdm(drawn, desc=folder, unit="picture")
