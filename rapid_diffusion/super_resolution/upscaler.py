@@ -71,9 +71,7 @@ class Upscaler(nn.Module):
             config = UpscalerConfig(**values)
         except (TypeError, ValueError) as error:
             raise CheckpointError(folder / "config.json", f"is not ours: {error}") from error
-        with torch.device("meta"):  # fresh weights would be drawn for nothing
-            network = build_network(config)
-        network.to_empty(device="cpu")
+        network = build_network(config)
         load_strict(network, read_weights(folder), folder)
         return cls(network.eval(), config)
 

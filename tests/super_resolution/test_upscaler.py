@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 from itertools import pairwise
 
 import pytest
@@ -173,3 +175,16 @@ def test_saving_where_no_folder_can_be_is_an_output_error(tmp_path):
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(OutputError, match="file"):
         make_upscaler().save(tmp_path / "file" / "super_resolution")
+
+
+@pytest.mark.parametrize("architecture", ["RRDBNet", "SRVGGNetCompact"])
+def test_opening_one_imports_no_compiler(architecture, tmp_path):
+    """`torch._dynamo` takes seconds, and what is opened with artifacts is to do without."""
+    make_upscaler(architecture).save(tmp_path)
+    code = f"""
+import sys
+from rapid_diffusion.super_resolution.upscaler import Upscaler
+Upscaler.from_folder({str(tmp_path)!r})
+sys.exit("torch._dynamo" in sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
