@@ -1,5 +1,6 @@
 """Devices, and which number format each is fast in."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -10,6 +11,7 @@ from torch import nn
 from rapid_diffusion.errors import InvalidRequestError
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+FLOAT32_VARIABLE = "RAPID_DIFFUSION_FLOAT32"
 _FLOAT32: ContextVar[bool] = ContextVar("float32", default=False)
 
 
@@ -39,8 +41,11 @@ def is_narrow(network: nn.Module) -> bool:
 def fast_dtype(device: torch.device) -> torch.dtype:
     """bfloat16 where the device multiplies it in hardware (CUDA, AVX-512 BF16, AMX), else float32.
 
-    Without such units a processor emulates bfloat16, ten times slower than float32.
+    Without such units a processor emulates bfloat16, ten times slower than float32. The environment
+    variable `RAPID_DIFFUSION_FLOAT32=1` says float32 everywhere.
     """
+    if os.environ.get(FLOAT32_VARIABLE) == "1":
+        return torch.float32
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
     has_units = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()

@@ -1,6 +1,7 @@
 """What several rooms' tests share: one micro model for the whole session."""
 
 import importlib.util
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -9,9 +10,18 @@ from typing import Any
 import pytest
 
 from rapid_diffusion import RapidDiffusionPipeline
+from rapid_diffusion.precision import FLOAT32_VARIABLE
 from rapid_diffusion.testing import build_micro_adapter, build_micro_model
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+def pytest_configure() -> None:
+    """What is compared to the bit or nearly is meant for float32, on every processor.
+
+    On one that multiplies bfloat16 that would be the default, of processes that tests start too.
+    """
+    os.environ[FLOAT32_VARIABLE] = "1"
 
 
 @pytest.fixture(scope="session")
