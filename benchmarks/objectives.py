@@ -17,7 +17,6 @@ import argparse
 import copy
 import time
 from collections.abc import Callable
-from itertools import pairwise
 from pathlib import Path
 from typing import Protocol
 
@@ -32,20 +31,14 @@ from rapid_diffusion.denoising.schedules import TIMESTEPS, flow_times
 from rapid_diffusion.files import check_replaceable
 from rapid_diffusion.text.encoder import TextStates
 from rapid_diffusion.training.data import step_generator
-from rapid_diffusion.training.distil import Distilling, read_distil_config
-from rapid_diffusion.training.distil_stages import (
-    Teacher,
-    clean_estimate,
-    consistency_loss,
-    euler,
-    moment_at,
-)
+from rapid_diffusion.training.distil import LOOP, Distilling, read_distil_config
+from rapid_diffusion.training.distil_stages import Teacher, clean_estimate, euler, leading
 from rapid_diffusion.training.latents import open_latents
 from rapid_diffusion.training.stages import encode_short
 
-STEPS, STATES = 4, 32
-#: Of them, so many pictures: the teacher's way, or the student's own, has `STEPS` states each.
-DRAWN = STATES // STEPS
+STEPS = 4
+#: Pictures a step: the teacher's way, or the student's own, has `STEPS` states each.
+DRAWN = LOOP.batch // STEPS
 AVERAGING = 0.95
 #: Where the learning rate begins to fall, as a share of the time.
 FALLS_FROM = 0.5
@@ -66,6 +59,7 @@ class Lesson:
 
     def __init__(self, distilling: Distilling) -> None:
         self.teacher, self.student = distilling.teacher(), distilling.student()
+        self.stage = distilling.stage(self.teacher, self.student)
         self.encoder, self.examples = distilling.model.text_encoder, distilling.examples
         self.latents = open_latents(distilling.model.autoencoder, distilling.examples)
         self.times = torch.tensor(flow_times(STEPS, self.teacher.shift), dtype=torch.float32)
@@ -86,27 +80,21 @@ class Lesson:
 
 
 class Consistency:
-    """See `rapid_diffusion.training.distil_stages`."""
+    """The stage of `rapid-diffusion distil` as it is."""
 
     rate = 3e-4
 
     def __init__(self, lesson: Lesson) -> None:
         self.lesson = lesson
-        self.stops = len(lesson.teacher.times(STEPS)[0]) - 1
 
     def loss(self, step: int) -> Tensor:
-        lesson = self.lesson
-        states, pictures, noise, generator = lesson.batch(step, STATES)
-        places = torch.randint(0, self.stops, (STATES,), generator=generator)
-        moment = moment_at(places, lesson.teacher, STEPS, pictures, noise, states)
-        return consistency_loss(lesson.student, lesson.teacher, moment)
+        return self.lesson.stage.loss(step)
 
 
 class Imitation:
     """Of two neighbouring states of the teacher, what leads from the first to the second.
 
-    A step of Euler from x at t to x' at t' = r t is x' = r x + (1 - r) D; so D is
-    (x' - r x) / (1 - r).
+    It is what a step of Euler takes for the picture.
     """
 
     rate = 3e-4
@@ -118,15 +106,11 @@ class Imitation:
         lesson = self.lesson
         states, _, noise, _ = lesson.batch(step, DRAWN)
         passed = way_of(lesson.teacher, noise, states)
-        ratios = (lesson.times[1:] / lesson.times[:-1]).tolist()
-        wanted = [
-            (there - ratio * here) / (1 - ratio)
-            for (here, there), ratio in zip(pairwise(passed), ratios, strict=True)
-        ]
+        latents, reached = torch.cat(passed[:-1]), torch.cat(passed[1:])
+        here, there = (at.repeat_interleave(DRAWN) for at in (lesson.times[:-1], lesson.times[1:]))
         every = TextStates(states.hidden.repeat(STEPS, 1, 1), states.mask.repeat(STEPS, 1))
-        at = lesson.times[:-1].repeat_interleave(DRAWN)
-        said = lesson.say(lesson.student, torch.cat(passed[:-1]), at, every)
-        return functional.mse_loss(said, torch.cat(wanted))
+        said = lesson.say(lesson.student, latents, here, every)
+        return functional.mse_loss(said, leading(latents, reached, here, there))
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ from rapid_diffusion.commands.options import Resume
 def distil(
     model: Annotated[str, typer.Argument(help="The teacher: a shipped model, or a model folder.")],
     data: Annotated[
-        Path, typer.Option(help="A data folder; its sentences are drawn by the teacher.")
+        Path, typer.Option(help="The folder a training reads: its pictures and sentences teach.")
     ],
     out: Annotated[Path, typer.Option(help="The student's folder.")],
     config: Annotated[

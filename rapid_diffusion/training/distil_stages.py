@@ -76,6 +76,12 @@ def euler(latents: Tensor, clean: Tensor, here: Tensor, there: Tensor) -> Tensor
     return ratio * latents + (1 - ratio) * clean
 
 
+def leading(latents: Tensor, reached: Tensor, here: Tensor, there: Tensor) -> Tensor:
+    """The clean estimate D by which `euler` comes from `latents` to `reached`."""
+    ratio = (there / here)[:, None, None, None]
+    return (reached - ratio * latents) / (1 - ratio)
+
+
 @dataclass(frozen=True)
 class Moment:
     """Noisy latents (B, C, h, w) of `states` at `here`, `there` being the teacher's next stop.
@@ -129,8 +135,7 @@ def _wanted(
         of_left = None if drafts is None else drafts[left]
         said = clean_estimate(student, reached[left], there[left], states, of_left)
         reached[left] = euler(reached[left], said, there[left], end[left])
-    ratio = (end / here)[:, None, None, None]
-    return (reached - ratio * moment.latents) / (1 - ratio)
+    return leading(moment.latents, reached, here, end)
 
 
 def distil_stage(
