@@ -158,10 +158,11 @@ class Teaching:
         def loss(step: int) -> Tensor:
             generator = step_generator(loop.seed, step)
             numbers = torch.randint(len(same), (loop.batch,), generator=generator)
-            # The same links and words are left out of a sentence and of what it means.
-            shown, wanted = (
-                sentences.vary(captions.at(numbers), step_generator(loop.seed + 1, step))
-                for captions in (said, meant)
+            # The same words are hidden of both. Links are left out of the sentence alone: in bare
+            # words it comes to mean what the graph makes of them.
+            shown = sentences.vary(said.at(numbers), step_generator(loop.seed + 1, step))
+            wanted = sentences.vary(
+                meant.at(numbers), step_generator(loop.seed + 1, step), "linked"
             )
             strange = _not_meant(shown, wanted) & ~same[numbers, None]
             shown = sentences.replaced(shown, strange, generator)
