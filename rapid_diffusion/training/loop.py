@@ -231,5 +231,8 @@ def _backward(stage: Stage, config: LoopConfig, step: int, parts: list[Part]) ->
 
 
 def _decay(longest: float, step: int) -> float:
-    """Short averages early, while the weights still run away from where they began."""
-    return min(longest, (1 + step) / (10 + step))
+    """Short averages early, a 59th of the steps so far: weights still run away from the first.
+
+    Longer ones are in the way of a rate that falls (docs/log.md, "averages of weights").
+    """
+    return min(longest, (1 + step) / (60 + step))
