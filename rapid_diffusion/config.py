@@ -38,7 +38,7 @@ class DenoiserConfig:
 
     `draft` is the width of the network that drafts the latents from the sentence (0: none),
     `draft_rank` that of its last layer, which is the largest by far (0: as `draft`); for
-    `draft_spread` see `DraftConfig`.
+    `draft_cosines` and `draft_spread` see `DraftConfig`.
     """
 
     sample_size: int = 16
@@ -51,6 +51,7 @@ class DenoiserConfig:
     norm_groups: int = 16
     draft: int = 0
     draft_rank: int = 0
+    draft_cosines: int = 0
     draft_spread: bool = False
 
 
@@ -58,8 +59,9 @@ class DenoiserConfig:
 class DraftConfig:
     """The network that drafts a sentence's latents (channels, size, size).
 
-    All drafts lie in a space of `rank` dimensions (0: of `hidden`). `spread`: how far pictures lie
-    from it is learned too, and the UNet gives what it knows beyond the best guess from that.
+    All drafts lie in a space of `rank` dimensions (0: of `hidden`), which `cosines` random features
+    of the last hidden layer lead to as well. `spread`: how far pictures lie from it is learned too,
+    and the UNet gives what it knows beyond the best guess from that.
     """
 
     channels: int
@@ -69,4 +71,5 @@ class DraftConfig:
     layers: int = 3
     dropout: float = 0.2
     rank: int = 0
+    cosines: int = 0
     spread: bool = False

@@ -155,7 +155,12 @@ def build_denoiser(config: DenoiserConfig) -> Denoiser:
     if not config.draft:
         return Denoiser(network)
     sizes = config.channels, config.sample_size, config.text_width, config.draft
-    draft = DraftConfig(*sizes, rank=config.draft_rank, spread=config.draft_spread)
+    draft = DraftConfig(
+        *sizes,
+        rank=config.draft_rank,
+        cosines=config.draft_cosines,
+        spread=config.draft_spread,
+    )
     return Denoiser(network, SentenceDraft(draft))
 
 

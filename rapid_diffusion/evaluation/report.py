@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from rapid_diffusion.evaluation.judge import Judge
 from rapid_diffusion.evaluation.pictures import (
+    MOST_PICTURES,
     RealPictures,
     Row,
     concept_of,
@@ -75,8 +76,8 @@ class Run:
 class Recognition:
     """The judge, its gallery of real pictures, and the prompts; made once, used on many models."""
 
-    def __init__(self, data: Path, judge: Judge | None = None) -> None:
-        self.real = RealPictures(data)
+    def __init__(self, data: Path, judge: Judge | None = None, most: int = MOST_PICTURES) -> None:
+        self.real = RealPictures(data, most)
         self.rows = self.real.rows
         self.judge = judge or Judge()
         #: (N, 1280), as the judge gives them; the gallery has them at unit length.
@@ -89,14 +90,14 @@ class Recognition:
     def plan(self, seeds: int = SEEDS) -> dict[str, Run]:
         """What is drawn for `measure`, by name; runs without prompts are left out."""
         half = max(1, seeds // 2)
-        trained = self._one_style_each(range(len(self.rows)), self.among)
+        trained = self.one_prompt_each(self.among)
         held_out = [i for i, row in enumerate(self.rows) if self._is_held_out(i, row)]
         hidden = [i for i, row in enumerate(self.rows) if _has_hidden_alias(row)]
         alias_rows = self._one_style_each(hidden, sorted({self._concept(i) for i in hidden}))
         aliases = [self._prompt(i, self.rows[i]["held_out_aliases"][0]) for i in alias_rows]
         names = [self._prompt(i) for i in alias_rows]
         runs = {
-            "trained_pairs": Run([self._prompt(i) for i in trained], seeds),
+            "trained_pairs": Run(trained, seeds),
             "held_out_pairs": Run([self._prompt(i) for i in held_out], seeds),
             "held_out_aliases_knowledge_on": Run(aliases, half),
             "held_out_aliases_knowledge_off": Run(aliases, half, False),
@@ -122,6 +123,11 @@ class Recognition:
                 for name, run in self.plan(seeds).items()
             },
         }
+
+    def one_prompt_each(self, concepts: Sequence[str]) -> list[Prompt]:
+        """The plain caption of a training picture of each concept; all styles get their share."""
+        chosen = self._one_style_each(range(len(self.rows)), concepts)
+        return [self._prompt(place) for place in chosen]
 
     def real_queries(self) -> list[Query]:
         """Every real picture of the concepts that are judged."""

@@ -1,10 +1,13 @@
 """The weights that stages begin with, out of models that exist."""
 
+import logging
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
 from rapid_diffusion.autoencoder import Autoencoder, load_autoencoder
+from rapid_diffusion.checkpoints.folder import load_strict
 from rapid_diffusion.checkpoints.realesrgan import import_realesrgan
 from rapid_diffusion.components import components_of, find_model
 from rapid_diffusion.denoising.denoiser import Denoiser, load_denoiser
@@ -15,23 +18,45 @@ from rapid_diffusion.super_resolution.upscaler import Upscaler
 from rapid_diffusion.text.clip import ContrastivePair
 from rapid_diffusion.text.tokens import TextTokenizer
 
+logger = logging.getLogger(__name__)
 
-def known_pair(start: str, tokenizer: TextTokenizer) -> ContrastivePair:
-    """The contrastive pair of a model whose pieces are those of `tokenizer`."""
+
+def begin_pair(pair: ContrastivePair, tokenizer: TextTokenizer, start: str) -> None:
+    """Give it both towers of a model; word pieces that the model does not know begin anew."""
     known = load_model(find_model(start), knowledge=False)
     if known.pair is None:
         raise InvalidRequestError("data.text_from", f"{start!r} has no image tower")
-    if known.tokenizer.tokenizer.get_vocab() != tokenizer.tokenizer.get_vocab():
-        raise InvalidRequestError(
-            "data.text_from", f"{start!r} has another vocabulary than the data set"
-        )
-    return known.pair
+    weights, name = known.pair.state_dict(), _embeddings_of(pair)
+    fresh = pair.state_dict()[name].clone()
+    if fresh.shape[1] == weights[name].shape[1]:
+        before, now = known.tokenizer.tokenizer.get_vocab(), tokenizer.tokenizer.get_vocab()
+        shared = sorted(before.keys() & now.keys())
+        fresh[[now[piece] for piece in shared]] = weights[name][[before[p] for p in shared]]
+        weights[name] = fresh
+        logger.info("%s knows %d of %d word pieces", start, len(shared), len(now))
+    load_strict(pair, weights, start)
 
 
-def known_denoiser(start: str) -> Denoiser:
-    """The UNet and the draft of a model."""
+def _embeddings_of(pair: ContrastivePair) -> str:
+    """The name of the weights of word pieces."""
+    tower: Any = pair.text.tower
+    sought = tower.get_input_embeddings().weight
+    return next(name for name, weight in pair.named_parameters() if weight is sought)
+
+
+def begin_denoiser(denoiser: Denoiser, start: str) -> None:
+    """Give it the UNet of a model, and its draft too, unless that is one of other sizes."""
     parts = components_of(find_model(start))
-    return load_denoiser(parts["unet"], below=parts.unet_below)
+    known = load_denoiser(parts["unet"], below=parts.unet_below)
+    load_strict(denoiser.network, known.network.state_dict(), start)
+    if denoiser.draft is None or known.draft is None:
+        return
+    if denoiser.draft.config == known.draft.config:
+        load_strict(denoiser.draft, known.draft.state_dict(), start)
+    else:
+        logger.warning(
+            "%s has a draft of other sizes, %s; a new one begins", start, known.draft.config
+        )
 
 
 def known_autoencoder(start: str) -> Autoencoder:

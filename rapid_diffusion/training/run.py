@@ -1,10 +1,10 @@
 """`rapid-diffusion train CONFIG`: the stages in order, then the model folder that they make."""
 
 import logging
-from dataclasses import asdict, fields, replace
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -22,20 +22,22 @@ from rapid_diffusion.super_resolution.upscaler import Upscaler
 from rapid_diffusion.text.clip import ContrastivePair
 from rapid_diffusion.text.encoder import build_text_encoder
 from rapid_diffusion.training.beginnings import (
+    begin_denoiser,
+    begin_pair,
     known_autoencoder,
     known_decoder,
-    known_denoiser,
-    known_pair,
     known_upscaler,
 )
+from rapid_diffusion.training.closed_form import fit_wide_end, is_fitted_to
 from rapid_diffusion.training.config import LoopConfig, TrainingConfig, read_training_config
 from rapid_diffusion.training.data import Examples
 from rapid_diffusion.training.enlarging import decoder_stage, super_resolution_stage
-from rapid_diffusion.training.latents import AnyExamples, open_examples
+from rapid_diffusion.training.latents import AnyExamples, open_examples, open_latents
 from rapid_diffusion.training.loop import averaged_weights, run_loop, save_weights
 from rapid_diffusion.training.page import ProgressPage
 from rapid_diffusion.training.processes import join_processes, leave_processes
 from rapid_diffusion.training.samples import Sampler, sample_captions
+from rapid_diffusion.training.settings import stage_settings
 from rapid_diffusion.training.sizes import check_draft_folder, check_sizes
 from rapid_diffusion.training.stages import (
     Stage,
@@ -51,7 +53,10 @@ AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
 #: As many pictures as the autoencoder is fitted to; more would not change it, but fill the memory.
 AUTOENCODER_PICTURES = 4096
-STAGES = ("knowledge", "text", "autoencoder", "decoder", "draft", "diffusion", "super_resolution")
+STAGES = (
+    "knowledge", "text", "autoencoder", "decoder", "draft", "wide_draft", "diffusion",
+    "super_resolution",
+)  # fmt: skip
 
 
 def run(config_path: Path, stage: str | None = None, *, resume: bool = True) -> None:
@@ -92,7 +97,11 @@ class Training:
     def stages(self) -> list[str]:
         """The names of those that have something to learn, in order."""
         config = self.config
-        idle = {"draft": not config.denoiser.draft, "decoder": config.autoencoder.shrink == 1}
+        idle = {
+            "decoder": config.autoencoder.shrink == 1,
+            "draft": not config.denoiser.draft,
+            "wide_draft": not config.denoiser.draft_cosines,
+        }
         return [name for name in STAGES if not idle.get(name)]
 
     @property
@@ -118,39 +127,19 @@ class Training:
             self._fit_autoencoder()
         elif name not in self.stages:
             logger.info("stage %s has nothing to learn in this configuration", name)
+        elif name == "wide_draft":
+            self._fit_wide_draft(resume=resume)
         else:
             self._learn(name, resume=resume)
 
     def _learn(self, name: str, *, resume: bool) -> None:
-        stage = replace(self._stage(name), settings=self._settings(name))
+        stage = replace(
+            self._stage(name), settings=stage_settings(self.config, self.text_config, name)
+        )
         folder = stage_folder(self.output, name)
         run_loop(stage, self.loop(name), folder, resume=resume, watch=self.page.update)
         if self.processes.is_main:
             self.page.write()
-
-    def _settings(self, name: str) -> dict[str, Any]:
-        """What the curve of a stage hangs on, beside its loop: a checkpoint of another is refused.
-
-        Not the paths: a data set may be moved.
-        """
-        tables: dict[str, Any] = {"text": self.text_config, "data": self.config.data}
-        if name == "text":
-            tables["image_tower"] = self.config.image_tower
-        elif name == "decoder":
-            tables = {"autoencoder": self.config.autoencoder}
-        elif name == "super_resolution":
-            tables = {"autoencoder": self.config.autoencoder, "upscaler": self.config.upscaler}
-        else:
-            tables |= {"autoencoder": self.config.autoencoder, "denoiser": self.config.denoiser}
-        if name == "diffusion":
-            tables["diffusion"] = self.config.diffusion
-        values = {
-            f"{table}.{key}": list(value) if isinstance(value, tuple) else value
-            for table, section in tables.items()
-            for key, value in asdict(section).items()
-            if not (table == "data" and isinstance(value, str))
-        }
-        return values | ({"model.shift": self.config.model.shift} if name == "diffusion" else {})
 
     def pair(self, *, trained: bool = True) -> ContrastivePair:
         """The contrastive pair; its text tower is the encoder of the model."""
@@ -158,7 +147,7 @@ class Training:
         pair = ContrastivePair(build_text_encoder(self.text_config), self.config.image_tower)
         start = self.config.data.text_from
         if start and not trained:
-            load_strict(pair, known_pair(start, self.examples.tokenizer).state_dict(), start)
+            begin_pair(pair, self.examples.tokenizer, start)
         pair.image.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return self._ready(pair, "text" if trained else None)
 
@@ -176,7 +165,7 @@ class Training:
         """The UNet; its draft is the one that was trained before."""
         denoiser = build_denoiser(self.config.denoiser) if trained else self._begun_denoiser()
         if denoiser.draft is not None and not trained:
-            self._ready(denoiser.draft, "draft")
+            self._ready(denoiser.draft, "wide_draft" if denoiser.draft.config.cosines else "draft")
         self._ready(denoiser, "diffusion" if trained else None)
         denoiser.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return denoiser
@@ -187,7 +176,7 @@ class Training:
         denoiser = build_denoiser(self.config.denoiser)
         start = self.config.data.denoiser_from
         if start:
-            load_strict(denoiser, known_denoiser(start).state_dict(), start)
+            begin_denoiser(denoiser, start)
         return denoiser
 
     def upscaler_network(self, *, trained: bool = True) -> nn.Module:
@@ -223,8 +212,7 @@ class Training:
         if name == "draft":
             draft = self._begun_denoiser().draft
             assert draft is not None
-            draft.to(self.device)
-            examples = self._draft_examples()
+            draft, examples = draft.without_wide_end().to(self.device), self._draft_examples()
             return draft_stage(draft, self.pair().text, self.autoencoder(), examples, loop)
         if name == "decoder":
             autoencoder = self.autoencoder(trained=False).to(self.device)
@@ -276,6 +264,20 @@ class Training:
             self.examples = open_examples(
                 self.config.data, self.config.text.max_length, self.output
             )
+
+    def _fit_wide_draft(self, *, resume: bool) -> None:
+        begun, folder = (stage_folder(self.output, name) for name in ("draft", "wide_draft"))
+        narrow, loop = averaged_weights(begun), self.loop("draft")
+        if self.processes.is_main and not (resume and is_fitted_to(narrow, folder)):
+            draft = self._begun_denoiser().draft
+            assert draft is not None
+            load_strict(draft, draft.state_dict() | narrow, begun)
+            if loop.steps:  # else the draft stays what it is
+                encoder, examples = self.pair().text, self._draft_examples()
+                latents = open_latents(self.autoencoder(), examples)
+                fit_wide_end(draft.to(self.device), encoder, latents, examples, loop)
+            save_weights(folder, draft.state_dict())
+        self.processes.wait()
 
     def _fit_autoencoder(self) -> None:
         if self.processes.is_main:

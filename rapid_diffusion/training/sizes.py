@@ -26,7 +26,12 @@ def check_draft_folder(said: DataConfig) -> None:
 
 def check_sizes(config: TrainingConfig, examples: AnyExamples) -> None:
     """Raise `InvalidRequestError` naming the first key that does not fit, and what would."""
-    wishes = chain(_of_networks(config), _of_decoder(config), _of_pictures(config, examples))
+    wishes = chain(
+        _of_networks(config),
+        _of_draft(config),
+        _of_decoder(config),
+        _of_pictures(config, examples),
+    )
     for key, said, wanted, why in wishes:
         if said != wanted:
             raise InvalidRequestError(key, f"{said}; allowed: {wanted}, {why}")
@@ -47,14 +52,26 @@ def _of_networks(config: TrainingConfig) -> Iterator[Wish]:
         yield "denoiser.widths", list(denoiser.widths), multiples, "denoiser.norm_groups"
     if config.image_tower.side < 0:
         yield "image_tower.side", config.image_tower.side, "0 (as they are) or above", "in pixels"
-    if not 0 <= denoiser.draft_rank <= denoiser.draft:
-        allowed = f"0 to {denoiser.draft}"
-        yield "denoiser.draft_rank", denoiser.draft_rank, allowed, "denoiser.draft"
-    if denoiser.draft_spread and not denoiser.draft:
-        yield "denoiser.draft_spread", "true", "false", "as denoiser.draft = 0 makes no draft"
     if config.model.upscale != 1:
         scale = config.upscaler.scale
         yield "model.upscale", config.model.upscale, scale, "as upscaler.scale, or 1"
+
+
+def _of_draft(config: TrainingConfig) -> Iterator[Wish]:
+    said = config.denoiser
+    if not 0 <= said.draft_rank <= said.draft:
+        yield "denoiser.draft_rank", said.draft_rank, f"0 to {said.draft}", "denoiser.draft"
+    if said.draft_spread and not said.draft:
+        yield "denoiser.draft_spread", "true", "false", "as denoiser.draft = 0 makes no draft"
+    if not said.draft_cosines:
+        return
+    numbers = said.channels * said.sample_size**2
+    if not 0 < said.draft_rank <= numbers:
+        why = "as denoiser.draft_cosines wants a last layer of that rank"
+        yield "denoiser.draft_rank", said.draft_rank, f"1 to {min(said.draft, numbers)}", why
+    if said.draft_spread:
+        why = "as denoiser.draft_cosines makes another draft than the spread is of"
+        yield "denoiser.draft_spread", "true", "false", why
 
 
 def _of_decoder(config: TrainingConfig) -> Iterator[Wish]:

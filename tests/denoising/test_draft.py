@@ -8,11 +8,12 @@ import torch
 
 from rapid_diffusion.config import DenoiserConfig, DraftConfig
 from rapid_diffusion.denoising.denoiser import Denoiser, build_denoiser, load_denoiser
-from rapid_diffusion.denoising.draft import SentenceDraft
+from rapid_diffusion.denoising.draft import RandomCosines, SentenceDraft
 from rapid_diffusion.errors import CheckpointError
 
 TINY = DenoiserConfig(4, 6, (8, 16), (False, True), 1, 8, 16, 4, draft=12)
 AROUND = replace(TINY, draft_rank=3, draft_spread=True)
+WIDE = replace(TINY, draft_rank=3, draft_cosines=40)
 
 
 def inputs() -> tuple[torch.Tensor, ...]:
@@ -27,6 +28,8 @@ def drafting(config: DenoiserConfig = TINY) -> Denoiser:
     denoiser = build_denoiser(config).eval()
     assert denoiser.draft is not None
     torch.nn.init.normal_(denoiser.draft.output.weight)
+    if config.draft_cosines:
+        torch.nn.init.normal_(denoiser.draft.wide.weight)
     torch.nn.init.normal_(denoiser.network.conv_out.weight)
     return denoiser
 
@@ -55,7 +58,7 @@ def test_the_unet_sees_the_draft() -> None:
         assert not torch.equal(denoiser(*inputs()), before)
 
 
-@pytest.mark.parametrize("config", [TINY, AROUND])
+@pytest.mark.parametrize("config", [TINY, AROUND, WIDE])
 def test_drafts_made_beforehand_change_no_bit(config: DenoiserConfig) -> None:
     denoiser = drafting(config)
     with torch.inference_mode():
@@ -63,7 +66,7 @@ def test_drafts_made_beforehand_change_no_bit(config: DenoiserConfig) -> None:
         assert torch.equal(denoiser(*inputs()), given)
 
 
-@pytest.mark.parametrize("config", [TINY, AROUND])
+@pytest.mark.parametrize("config", [TINY, AROUND, WIDE])
 def test_latents_keep_their_channels_and_the_draft_comes_back_to_the_bit(
     tmp_path: Path, config: DenoiserConfig
 ) -> None:
@@ -88,11 +91,30 @@ def test_without_a_draft_there_is_no_folder(tmp_path: Path) -> None:
     assert load_denoiser(tmp_path / "unet").draft is None
 
 
-def test_drafts_of_a_rank_lie_in_that_many_dimensions() -> None:
-    draft = drafting(AROUND).draft
+@pytest.mark.parametrize("config", [AROUND, WIDE])
+def test_drafts_of_a_rank_lie_in_that_many_dimensions(config: DenoiserConfig) -> None:
+    draft = drafting(config).draft
     assert draft is not None
     drafted = draft.mean(torch.randn(20, 16)).flatten(1) - draft.output.bias
     assert torch.linalg.matrix_rank(drafted.double(), rtol=1e-5) == 3
+
+
+def test_products_of_random_cosines_are_a_gaussian_of_the_distance() -> None:
+    cosines = RandomCosines(16, 20_000)
+    cosines.length.fill_(3.0)
+    x = torch.randn(10, 16, generator=torch.Generator().manual_seed(0))
+    features = cosines(x)
+    wanted = torch.exp(-torch.cdist(x, x).square() / (2 * 3.0**2))
+    assert torch.allclose(features @ features.T / 20_000, wanted, atol=0.04)
+
+
+def test_random_cosines_are_the_same_wherever_they_are_made_and_are_in_no_file() -> None:
+    cosines = RandomCosines(3, 2)
+    assert list(cosines.state_dict()) == ["length"]
+    deviation = (8 * (256**2 - 1) / 12) ** 0.5
+    sums = (cosines.weight * deviation).round().tolist()
+    assert sums == [[-23, 10, -104], [-73, 223, -148]]
+    assert cosines.phase.tolist() == pytest.approx([0.574406, 1.194136], abs=1e-6)
 
 
 @pytest.mark.parametrize("time", [0.02, 0.4, 0.97])

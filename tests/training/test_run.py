@@ -18,9 +18,10 @@ from rapid_diffusion.training.run import Training, run
 from rapid_diffusion.training.stages import stage_folder
 
 SPREAD = "draft = 12\ndraft_rank = 6\ndraft_spread = true"
+WIDE = "draft = 12\ndraft_rank = 6\ndraft_cosines = 30"
 
 
-@pytest.mark.parametrize("draft", ["draft = 12", SPREAD], ids=["plain", "spread"])
+@pytest.mark.parametrize("draft", ["draft = 12", SPREAD, WIDE], ids=["plain", "spread", "wide"])
 def test_a_training_ends_in_a_model_that_draws(write_config, tmp_path, draft):
     path = write_config(steps=2)
     path.write_text(path.read_text().replace("draft = 12", draft))
@@ -87,10 +88,49 @@ def test_stages_begin_with_the_weights_of_the_model_that_is_named(write_config, 
         ] == []
 
 
-def test_a_text_tower_does_not_begin_with_one_of_other_words(write_config):
+def test_a_draft_of_other_sizes_begins_anew_below_the_unet_of_the_model_that_is_named(
+    write_config, tmp_path, caplog
+):
+    run(write_config(1))
+    known = tmp_path / "run" / "model"
+    path = write_config(0, "next")
+    said = path.read_text().replace("[data]", f'[data]\ndenoiser_from = "{known}"')
+    path.write_text(said.replace("draft = 12", WIDE))
+    run(path)
+    assert "has a draft of other sizes" in caplog.text
+    one, two = (
+        load_model(tmp_path / name / "model").denoiser.network.state_dict()
+        for name in ("run", "next")
+    )
+    assert all(torch.equal(value, two[name]) for name, value in one.items())
+
+
+def test_a_text_tower_takes_along_the_word_pieces_that_both_models_know(
+    write_config, data_folder, tmp_path
+):
+    run(write_config(1))
+    other = tmp_path / "other"
+    shutil.copytree(data_folder, other)
+    lines = (other / "metadata.jsonl").read_text(encoding="utf-8")
+    (other / "metadata.jsonl").write_text(lines.replace("一个", "红鸟"), encoding="utf-8")
+    known = tmp_path / "run" / "model"
+    path = write_config(0, "next", other)
+    path.write_text(path.read_text().replace("[data]", f'[data]\ntext_from = "{known}"'))
+    run(path)
+    one, two = (load_model(tmp_path / name / "model") for name in ("run", "next"))
+    pieces = [model.tokenizer.tokenizer.get_vocab() for model in (one, two)]
+    weights = [model.text_encoder.tower.get_input_embeddings().weight for model in (one, two)]
+    assert "鸟" not in pieces[0]
+    assert pieces[0] != pieces[1]
+    for piece in pieces[0].keys() & pieces[1].keys():
+        assert torch.equal(weights[1][pieces[1][piece]], weights[0][pieces[0][piece]])
+    assert torch.equal(one.pair.image_projection.weight, two.pair.image_projection.weight)
+
+
+def test_towers_of_other_sizes_are_named(write_config):
     path = write_config(1)
     path.write_text(path.read_text().replace("[data]", '[data]\ntext_from = "emoji-zh"'))
-    with pytest.raises(InvalidRequestError, match="another vocabulary"):
+    with pytest.raises(CheckpointError, match="emoji-zh"):
         run(path, "text")
 
 

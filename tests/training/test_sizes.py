@@ -6,6 +6,8 @@ from rapid_diffusion.errors import InvalidRequestError
 from rapid_diffusion.training.config import read_training_config
 from rapid_diffusion.training.run import Training
 
+WIDE = "draft = 12\ndraft_rank = 4\ndraft_cosines = 9"
+
 
 @pytest.mark.parametrize(
     ("was", "wrong", "field", "allowed"),
@@ -20,6 +22,9 @@ from rapid_diffusion.training.run import Training
         ("draft = 12", "draft = 12\ndraft_rank = 13", "denoiser.draft_rank", "0 to 12"),
         ("draft = 12", "draft = 12\ndraft_rank = -1", "denoiser.draft_rank", "0 to 12"),
         ("draft = 12", "draft = 12\ndraft_rank = 4\ndraft_spread = true", "", ""),
+        ("draft = 12", WIDE, "", ""),
+        ("draft = 12", "draft = 12\ndraft_cosines = 9", "denoiser.draft_rank", "1 to 12"),
+        ("draft = 12", f"{WIDE}\ndraft_spread = true", "denoiser.draft_spread", "another draft"),
         ("draft = 12", "draft_spread = true", "denoiser.draft_spread", "makes no draft"),
         ("channels = 8", "channels = 49", "autoencoder.channels", "1 to 48"),
         ("\nscale = 2", "\nscale = 4", "model.upscale", "allowed: 4"),
