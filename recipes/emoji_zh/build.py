@@ -1,7 +1,7 @@
 """Build the data set and the graph of emoji-zh: `python -m recipes.emoji_zh.build --out DIR`.
 
 Writes, under DIR:
-    pictures_128.npy, pictures_512.npy   uint8 (N, S, S, 3), RGB on white
+    pictures_128.npy, pictures_512.npy   uint8 (N, S, S, 3), RGB on white (512: see `--large`)
     metadata.jsonl                       row i describes picture i; see `_rows`
     graph/                               a store of the `knowledge` package, with TransE vectors
     missing/                             rough pictures of pairs without one, for the draft alone
@@ -44,6 +44,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(".work/emoji_zh"))
     parser.add_argument("--packages", type=Path, help="where npm packages lie or go")
     parser.add_argument("--groups", nargs="*", default=list(holdout.FIRST_GROUPS))
+    parser.add_argument("--large", type=int, default=LARGE, help="side of the large pictures")
     parser.add_argument("--write-holdout", action="store_true", help="write holdout.json anew")
     arguments = parser.parse_args()
     build(arguments)
@@ -61,7 +62,7 @@ def build(arguments: argparse.Namespace) -> None:
     pairs = [(code, style) for style in STYLES for code in sorted(sources[style])]
     held = _holdout(concepts, pairs, arguments.write_holdout)
     wanted = [pair for pair in pairs if concepts[pair[0]].group in arguments.groups]
-    colours = _draw(out, wanted, sources)
+    colours = _draw(out, wanted, sources, arguments.large)
     rows = _rows(concepts, wanted, colours, held)
     _write_lines(out / "metadata.jsonl", rows)
     missing = _write_missing(out, concepts, rows, held)
@@ -95,21 +96,24 @@ def _holdout(
 
 
 def _draw(
-    out: Path, wanted: list[tuple[str, str]], sources: dict[str, dict[str, str | Path]]
+    out: Path,
+    wanted: list[tuple[str, str]],
+    sources: dict[str, dict[str, str | Path]],
+    large_side: int,
 ) -> list[list[str]]:
     """Write both picture files and return the main colours of each picture."""
     files = {
         size: np.lib.format.open_memmap(
             out / f".pictures_{size}.npy", "w+", np.uint8, (len(wanted), size, size, 3)
         )
-        for size in (SMALL, LARGE)
+        for size in (SMALL, large_side)
     }
     colours = []
     for index, (code, style) in enumerate(tqdm(wanted, desc="pictures", unit="picture")):
         source = sources[style][code]
         colours.append(main_colours(rasterise(source, COLOURED)))
-        large = on_white(rasterise(source, LARGE))
-        files[LARGE][index] = np.asarray(large)
+        large = on_white(rasterise(source, large_side))
+        files[large_side][index] = np.asarray(large)
         files[SMALL][index] = np.asarray(shrink(large))
     for size, array in files.items():
         array.flush()
