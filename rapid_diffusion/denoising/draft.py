@@ -28,7 +28,6 @@ class RandomCosines(nn.Module):
 
     weight: Tensor
     phase: Tensor
-    length: Tensor
 
     def __init__(self, width: int, count: int) -> None:
         super().__init__()
@@ -38,7 +37,7 @@ class RandomCosines(nn.Module):
         phase = torch.from_numpy((bits[:, width] >> np.uint64(40)).astype(np.float32))
         self.register_buffer("weight", weight, persistent=False)
         self.register_buffer("phase", phase * (2 * math.pi / 2**24), persistent=False)
-        self.register_buffer("length", torch.ones(()))
+        self.length = nn.Parameter(torch.ones(()), requires_grad=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, D) -> (B, N), in the precision of the weights."""

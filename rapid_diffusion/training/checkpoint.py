@@ -1,5 +1,6 @@
 """What a training needs to go on exactly where it was, in one file."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,8 @@ from torch import Tensor, nn
 from rapid_diffusion.errors import CheckpointError
 from rapid_diffusion.files import TEMPORARY_PREFIX, replacing
 
+logger = logging.getLogger(__name__)
+
 CHECKPOINT = "checkpoint.pt"
 Settings = Mapping[str, Any]
 
@@ -21,7 +24,7 @@ class Averages:
     def __init__(self, module: nn.Module) -> None:
         live = module.state_dict()  # shares its memory with the module, so it is asked for once
         self.values = {name: value.clone() for name, value in live.items()}
-        fixed = {name for name, value in module.named_parameters() if not value.requires_grad}
+        fixed = _fixed(module)
         pairs = [(self.values[name], live[name]) for name in live if name not in fixed]
         self._numbers = [pair for pair in pairs if pair[1].is_floating_point()]
         self._others = [pair for pair in pairs if not pair[1].is_floating_point()]
@@ -65,6 +68,9 @@ class State:
     def restore(self, path: Path) -> None:
         """Go back to what `path` holds; nothing happens where there is no such file.
 
+        What does not learn here stays as it is: it belongs to another stage, which may have
+        learned on since.
+
         Raises `CheckpointError` where it is damaged, or was trained with other settings.
         """
         if not path.is_file():
@@ -72,9 +78,11 @@ class State:
         content = _load(path)
         _check_settings(path, content.get("settings", {}), self.settings)
         try:
-            self.module.load_state_dict(content["module"])
+            fixed = _fixed(self.module)
+            _tell_changes(path, content["module"], fixed)
+            self.module.load_state_dict(content["module"] | fixed)
             self.optimizer.load_state_dict(content["optimizer"])
-            for name, value in content["averages"].items():
+            for name, value in (content["averages"] | fixed).items():
                 self.averages.values[name].copy_(value)
             self.step, self.seconds = content["step"], content["seconds"]
         except (RuntimeError, ValueError, KeyError) as error:
@@ -82,6 +90,26 @@ class State:
                 path, f"is of another configuration ({error}); train with --fresh to start over"
             ) from error
         self.losses = content.get("losses", [])
+
+
+def _fixed(module: nn.Module) -> dict[str, Tensor]:
+    """The parameters that do not learn."""
+    named = module.named_parameters()
+    return {name: value.data for name, value in named if not value.requires_grad}
+
+
+def _tell_changes(path: Path, before: Mapping[str, Tensor], fixed: Mapping[str, Tensor]) -> None:
+    changed = [
+        name
+        for name, value in fixed.items()
+        if name in before and not torch.equal(before[name].to(value.device), value)
+    ]
+    if changed:
+        logger.warning(
+            "%s learned around other weights of %d parameters (%s ...); it goes on around those "
+            "of now",
+            path, len(changed), changed[0],
+        )  # fmt: skip
 
 
 def averaged_weights(folder: Path) -> dict[str, Tensor]:

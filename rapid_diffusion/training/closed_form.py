@@ -50,20 +50,33 @@ class _Seen:
         """Room for a sum, on the draft's device."""
         return torch.zeros(sizes, device=self.draft.output.weight.device)
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """The last hidden layer (B, H) of captions, and the latents (B, C h w) of pictures."""
-        loop, device = self.loop, self.draft.output.weight.device
-        block: list[tuple[Tensor, Tensor]] = []
-        for step in range(self.steps):
-            indices = self.examples.indices(step, loop.batch, loop.seed)
-            tokens = self.examples.sentences(indices, step_generator(loop.seed, step))
-            sentence = encode_short(self.encoder, tokens).hidden[:, 0]
-            latents = self.latents[indices].to(device).flatten(1)
-            block.append((self.draft.layers(sentence), latents))
-            if len(block) * loop.batch >= _AT_ONCE or step == self.steps - 1:
-                hidden, pictures = map(torch.cat, zip(*block, strict=True))
-                yield hidden, pictures
-                block.clear()
+    def pictures(self) -> Iterator[Tensor]:
+        """The latents (B, C h w) of all batches, some batches at once."""
+        for steps in self._blocks():
+            yield torch.cat([self._pictures(step) for step in steps])
+
+    def captioned_pictures(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """The last hidden layer (B, H) of captions, beside the latents (B, C h w)."""
+        for steps in self._blocks():
+            hidden = torch.cat([self._hidden(step) for step in steps])
+            yield hidden, torch.cat([self._pictures(step) for step in steps])
+
+    def _blocks(self) -> Iterator[range]:
+        at_once = max(1, _AT_ONCE // self.loop.batch)
+        for first in range(0, self.steps, at_once):
+            yield range(first, min(first + at_once, self.steps))
+
+    def _indices(self, step: int) -> list[int]:
+        return self.examples.indices(step, self.loop.batch, self.loop.seed)
+
+    def _pictures(self, step: int) -> Tensor:
+        device = self.draft.output.weight.device
+        return self.latents[self._indices(step)].to(device).flatten(1)
+
+    def _hidden(self, step: int) -> Tensor:
+        generator = step_generator(self.loop.seed, step)
+        tokens = self.examples.sentences(self._indices(step), generator)
+        return self.draft.layers(encode_short(self.encoder, tokens).hidden[:, 0])
 
 
 def is_fitted_to(narrow: Mapping[str, Tensor], folder: Path) -> bool:
@@ -89,7 +102,7 @@ def fit_wide_end(
     the latents' first principal components then, as many as `rank` says.
     """
     seen = _Seen(draft.eval(), encoder.eval(), latents, examples, loop)
-    first, _ = next(iter(seen))
+    first, _ = next(seen.captioned_pictures())
     draft.cosines.length.copy_(torch.pdist(first.float()).median())
     mean, basis, variance = _principal_components(seen, draft.config.rank)
     products, targets = _products(seen, mean, basis)
@@ -104,7 +117,7 @@ def _principal_components(seen: _Seen, rank: int) -> tuple[Tensor, Tensor, Tenso
     numbers = seen.draft.output.out_features
     total, products = seen.zeros(numbers), seen.zeros(numbers, numbers)
     count = 0
-    for _, latents in seen:
+    for latents in seen.pictures():
         total += latents.sum(0)
         products.addmm_(latents.T, latents)
         count += len(latents)
@@ -119,7 +132,7 @@ def _products(seen: _Seen, mean: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]
     config = seen.draft.config
     features = config.hidden + config.cosines
     products, targets = seen.zeros(features, features), seen.zeros(features, config.rank)
-    for hidden, latents in seen:
+    for hidden, latents in seen.captioned_pictures():
         found = torch.cat([hidden, seen.draft.cosines(hidden)], 1)
         products.addmm_(found.T, found)
         targets.addmm_(found.T, (latents - mean) @ basis)

@@ -162,11 +162,11 @@ class Training:
         return autoencoder.eval()
 
     def denoiser(self, *, trained: bool = True) -> Denoiser:
-        """The UNet; its draft is the one that was trained before."""
+        """The UNet; its draft is the one of its own stage, which may have learned on since."""
         denoiser = build_denoiser(self.config.denoiser) if trained else self._begun_denoiser()
-        if denoiser.draft is not None and not trained:
-            self._ready(denoiser.draft, "wide_draft" if denoiser.draft.config.cosines else "draft")
         self._ready(denoiser, "diffusion" if trained else None)
+        if denoiser.draft is not None:
+            self._ready(denoiser.draft, "wide_draft" if denoiser.draft.config.cosines else "draft")
         denoiser.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return denoiser
 

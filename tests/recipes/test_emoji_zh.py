@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 
 from knowledge.graph import KnowledgeGraph
 from rapid_diffusion.components import EMBEDDED
-from recipes.emoji_zh import everyday, holdout, missing, pack
+from recipes.emoji_zh import build, everyday, holdout, missing, pack
 from recipes.emoji_zh.captions import compose
 from recipes.emoji_zh.concepts import Concept, normalise_code
 from recipes.emoji_zh.graph import build_aliases, build_triples, entity_key, everyday_names
@@ -220,3 +220,11 @@ def test_a_pack_unpacks_to_the_same_pictures(tmp_path: Path) -> None:
     assert (np.load(copy / "missing" / "pictures_128.npy") == noise[:2]).all()
     assert (copy / "missing" / "metadata.jsonl").read_text() == "{}\n"
     assert not (copy / "pictures_512.npy").exists()
+
+
+@pytest.mark.parametrize("side", ["0", "-1", "127"])
+def test_large_pictures_are_not_smaller_than_small_ones(monkeypatch, capsys, side) -> None:
+    monkeypatch.setattr("sys.argv", ["build", "--large", side])
+    with pytest.raises(SystemExit, match="2"):
+        build.main()
+    assert f"{side}; allowed: 128" in capsys.readouterr().err

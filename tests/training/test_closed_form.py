@@ -89,3 +89,19 @@ def test_a_training_of_no_steps_leaves_the_draft_as_it_was_given(trained, write_
     one, two = (load_model(folder).denoiser.draft.state_dict() for folder in models)
     assert one["wide.weight"].any()
     assert all(torch.equal(value, two[name]) for name, value in one.items())
+
+
+def test_a_model_has_the_draft_that_learned_on_after_its_unet(write_config, tmp_path):
+    model = tmp_path / "run" / "model"
+    path = write_config(4)
+    path.write_text(path.read_text().replace("draft = 12", WIDE))
+    run(path)
+    before = load_model(model).denoiser
+    path.write_text(path.read_text().replace("steps = 4", "steps = 8"))
+    for stage in ("draft", "wide_draft", "model"):
+        run(path, stage)
+    now = load_model(model).denoiser
+    learned = Training(read_training_config(path)).denoiser(trained=False).draft
+    assert torch.equal(now.draft.cosines.length, learned.cosines.length.half().float())
+    assert not torch.equal(now.draft.wide.weight, before.draft.wide.weight)
+    assert torch.equal(now.network.conv_in.weight, before.network.conv_in.weight)

@@ -133,6 +133,24 @@ def test_a_setting_of_the_stage_cannot_change_on_the_way(tmp_path):
         train(tmp_path, stage=toy_stage(**{"denoiser.widths": [8, 32], "new": 2}))
 
 
+def around(value):
+    """The toy stage, whose last layer was taught elsewhere."""
+    stage = toy_stage()
+    stage.module[2].requires_grad_(False).weight.fill_(value)
+    return stage
+
+
+def test_what_another_stage_taught_is_taken_as_it_is_now(tmp_path, caplog):
+    before = train(tmp_path, steps=3, stage=around(0.1))
+    assert "learned around" not in caplog.text
+    stage = around(0.2)
+    now = train(tmp_path, steps=3, stage=stage)
+    for weights in (now, stage.module.state_dict()):
+        assert (weights["2.weight"] == 0.2).all()
+    assert torch.equal(now["0.weight"], before["0.weight"])
+    assert "learned around other weights of 1 parameters (2.weight ...)" in caplog.text
+
+
 def test_a_training_prolonged_between_two_lines_of_the_log_writes_the_same_lines(tmp_path):
     train(tmp_path / "whole", log_every=3)
     train(tmp_path / "parts", steps=2, log_every=3)
