@@ -93,8 +93,8 @@ class State:
 
 
 def _fixed(module: nn.Module) -> dict[str, Tensor]:
-    """The parameters that do not learn."""
-    named = module.named_parameters()
+    """The parameters that do not learn, by every name that `state_dict` has for them."""
+    named = module.named_parameters(remove_duplicate=False)
     return {name: value.data for name, value in named if not value.requires_grad}
 
 
