@@ -7,19 +7,17 @@ stands what the real pictures of the same captions score, and `kept` is the shar
 """
 
 import argparse
-import json
 import sys
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from recall import Wanted, drawn
+from recall import Wanted, drawn, queries_of, write_json
 from torch.nn import functional
 
 from rapid_diffusion import RapidDiffusionPipeline
 from rapid_diffusion.evaluation.report import Recognition
-from rapid_diffusion.evaluation.retrieval import Query, ranks, recall
-from rapid_diffusion.files import write_bytes
+from rapid_diffusion.evaluation.retrieval import ranks, recall
 
 
 def main() -> None:
@@ -43,9 +41,7 @@ def main() -> None:
         "concepts": len(among),
         **judged(recognition, among, wanted, functional.normalize(pooled, dim=-1)),
     }
-    text = json.dumps(report, ensure_ascii=False, indent=1) + "\n"
-    write_bytes(options.out, text.encode())
-    print(text)
+    write_json(options.out, report)
 
 
 def drawn_twice(recognition: Recognition) -> list[str]:
@@ -62,20 +58,11 @@ def judged(
     recognition: Recognition, among: list[str], wanted: Wanted, features: Any
 ) -> dict[str, Any]:
     """Recalls of what was drawn and of the real pictures, of all concepts and by group."""
-    prompts = [prompt for _, prompt, _ in wanted]
-    sides = {
-        "drawn": features,
-        "real": recognition.gallery.features[[prompt.row for prompt in prompts]],
-    }
-    queries = {
-        side: [
-            Query(row, prompt.concept, prompt.style)
-            for row, prompt in zip(rows, prompts, strict=True)
-        ]
-        for side, rows in sides.items()
-    }
-    places = {side: ranks(rows, recognition.gallery, among) for side, rows in queries.items()}
-    groups = [recognition.rows[prompt.row]["group"] for prompt in prompts]
+    rows = [prompt.row for _, prompt, _ in wanted]
+    sides = {"drawn": features, "real": recognition.gallery.features[rows]}
+    queries = {side: queries_of(wanted, seen) for side, seen in sides.items()}
+    places = {side: ranks(asked, recognition.gallery, among) for side, asked in queries.items()}
+    groups = [recognition.rows[row]["group"] for row in rows]
     tables = {}
     for group in ("all", *sorted(set(groups))):
         chosen = [i for i, name in enumerate(groups) if group in ("all", name)]

@@ -10,14 +10,13 @@ Writes the JSON file named by --out.
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from recall import Wanted, judged_prompts, recalls
+from recall import Wanted, judged_prompts, recalls, write_json
 from torch import Tensor
 from tqdm import tqdm
 
@@ -25,7 +24,6 @@ from rapid_diffusion import RapidDiffusionPipeline
 from rapid_diffusion.candidates import Candidates
 from rapid_diffusion.evaluation.report import Recognition
 from rapid_diffusion.evaluation.speed import machine
-from rapid_diffusion.files import write_bytes
 from rapid_diffusion.images.convert import pixels_to_unit
 
 
@@ -53,10 +51,7 @@ def main() -> None:
         "concepts": len(recognition.among),
         **measure(pipeline, recognition, wanted, options.candidates),
     }
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(report, ensure_ascii=False, indent=1) + "\n"
-    write_bytes(options.out, text.encode())
-    print(text)
+    write_json(options.out, report)
 
 
 def measure(

@@ -11,7 +11,6 @@ Writes the JSON file named by --out.
 """
 
 import argparse
-import json
 import statistics
 import sys
 import time
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from recall import Wanted, drawn, judged_prompts, recalls
+from recall import Wanted, drawn, judged_prompts, recalls, write_json
 from torch import Tensor
 from torch.nn import functional
 
@@ -28,7 +27,6 @@ from rapid_diffusion.evaluation.fid import Features, KernelDistance, resampled
 from rapid_diffusion.evaluation.intervals import rounded
 from rapid_diffusion.evaluation.report import Recognition
 from rapid_diffusion.evaluation.speed import machine
-from rapid_diffusion.files import write_bytes
 
 ROUNDS = 200
 
@@ -60,10 +58,7 @@ def main() -> None:
         "kid": distances(recognition, wanted, pooled),
         "seconds_a_picture": seconds(models, wanted[0][1].text, options.rounds),
     }
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(report, ensure_ascii=False, indent=1) + "\n"
-    write_bytes(options.out, text.encode())
-    print(text)
+    write_json(options.out, report)
 
 
 def facts(pipe: RapidDiffusionPipeline) -> dict[str, Any]:

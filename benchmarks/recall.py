@@ -92,15 +92,25 @@ def write_report(
         **facts,
         "recalls": recalls(recognition, wanted, features),
     }
+    write_json(path, report)
+
+
+def write_json(path: Path, report: dict[str, Any]) -> None:
+    """Write and print a report, in a folder that need not be there."""
     text = json.dumps(report, ensure_ascii=False, indent=1) + "\n"
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_bytes(path, text.encode())
     print(text)
 
 
 def ranks_of(recognition: Recognition, wanted: Wanted, features: Tensor) -> np.ndarray:
     """The place of each picture's own concept, from 0."""
-    queries = [
+    return np.array(recognition.ranks_of(queries_of(wanted, features)))
+
+
+def queries_of(wanted: Wanted, features: Tensor) -> list[Query]:
+    """What the judge is asked of each picture, whose features are (N, 1280) of unit length."""
+    return [
         Query(row, prompt.concept, prompt.style)
         for row, (_, prompt, _) in zip(features, wanted, strict=True)
     ]
-    return np.array(recognition.ranks_of(queries))

@@ -44,17 +44,18 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(".work/emoji_zh"))
     parser.add_argument("--packages", type=Path, help="where npm packages lie or go")
     parser.add_argument("--groups", nargs="*", default=list(holdout.FIRST_GROUPS))
-    parser.add_argument("--large", type=_side, default=LARGE, help="side of the large pictures")
+    parser.add_argument("--large", type=side, default=LARGE, help="side of the large pictures")
     parser.add_argument("--write-holdout", action="store_true", help="write holdout.json anew")
     arguments = parser.parse_args()
     build(arguments)
 
 
-def _side(text: str) -> int:
-    side = int(text)
-    if side < SMALL:
-        raise argparse.ArgumentTypeError(f"{side}; allowed: {SMALL} (the small pictures') or more")
-    return side
+def side(text: str) -> int:
+    """Of large pictures, in pixels: the small ones are shrunk from them."""
+    pixels = int(text)
+    if pixels < SMALL:
+        raise argparse.ArgumentTypeError(f"{text}; allowed: {SMALL} (the small pictures') or more")
+    return pixels
 
 
 def build(arguments: argparse.Namespace) -> None:
